@@ -1,109 +1,101 @@
-// Package render turns secrets into the bytes of files: ready-made formats,
-// and templates in the language of Vault Agent. The agent renders with it; the
-// injector checks templates with the same function table, so that what is
-// admitted is what the agent understands.
 package render
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"regexp"
 	"strconv"
-	"strings"
 	"text/template"
 
 	"github.com/latchkey-dev/latchkey/internal/config"
+	"github.com/latchkey-dev/latchkey/internal/render/sealed"
 )
 
-// Check reports whether the agent can parse the file's template: a function it
-// lacks or a syntax error comes back as
-//
-//	path "app.conf": line 3, column 14: function "nope" not defined
-//
-// Files without a template pass.
-func Check(f config.File) error {
+// Lookup returns the secret at an API path; kv is 1 or 2 where the file says
+// which KV version lies there, else 0.
+type Lookup func(path string, kv int) (*Secret, error)
+
+// Renderer makes the bytes of one file. It is not safe for concurrent use.
+type Renderer struct {
+	file config.File
+	tmpl *template.Template
+}
+
+// New parses the file's template, if it has one; see Check for its errors.
+func New(f config.File) (*Renderer, error) {
+	r := &Renderer{file: f}
 	if f.Template == "" {
-		return nil
+		return r, nil
 	}
-	if _, err := parse(f.Template); err != nil {
-		return fmt.Errorf("path %q: %w", f.Path, err)
-	}
-	return nil
-}
-
-// parse parses a template with the agent's functions and strict keys.
-func parse(text string) (*template.Template, error) {
-	t, err := template.New("").Option("missingkey=error").Funcs(functions(nil)).Parse(text)
+	t, err := parse(f.Template)
 	if err != nil {
-		return nil, locate(text, err)
+		return nil, fmt.Errorf("path %q: %w", f.Path, err)
 	}
-	return t, nil
+	r.tmpl = t
+	return r, nil
 }
 
-// parseError is how text/template words a syntax error: a name (empty here),
-// a line, never a column.
-var parseError = regexp.MustCompile(`(?s)^template: [^:]*:(\d+): (.*)$`)
-
-// startedAt names the template, which is nameless, where an action began.
-var startedAt = regexp.MustCompile(` started at :(\d+)`)
-
-// namedToken finds the token that a message is about.
-var namedToken = regexp.MustCompile(`^(?:function|undefined variable) "(.+?)"|\{\{(\w+)\}\}`)
-
-// locateBudget bounds the bytes that locate parses again.
-const locateBudget = 2 << 20
-
-// locate adds the column to a syntax error. The parser counts lines only, so
-// locate breaks the line at each place in turn: the error stays the same and
-// moves to the next line for as long as the break is not past its token.
-// Where that would take too long, the line alone is given.
-func locate(text string, err error) error {
-	line, message := splitParseError(err)
-	if line == 0 {
-		return err
-	}
-	at := fmt.Sprintf("line %d", line)
-	lines := strings.SplitAfter(text, "\n")
-	if line <= len(lines) {
-		before := strings.Join(lines[:line-1], "")
-		broken := lines[line-1]
-		if len(broken)*len(text) <= locateBudget {
-			if column := findColumn(before, broken, strings.Join(lines[line:], ""), line, message); column > 0 {
-				at = fmt.Sprintf("line %d, column %d", line, column)
-			}
+// Render returns the file's bytes. An error of lookup comes back as it is;
+// every other error says where in the template, or which key, and never holds
+// a value of a secret.
+func (r *Renderer) Render(lookup Lookup) (sealed.Value[[]byte], error) {
+	if r.tmpl == nil {
+		s, err := lookup(r.file.Secret, r.file.KV)
+		if err != nil {
+			return sealed.Value[[]byte]{}, err
 		}
+		b, err := format(r.file, s)
+		return sealed.Of(b), err
 	}
-	return errors.New(at + ": " + message)
-}
-
-// findColumn returns the 1-based column, in bytes, of the token that the
-// parser complains of, or 0.
-func findColumn(before, broken, after string, line int, message string) int {
-	for i := len(broken) - 1; i >= 0; i-- {
-		_, err := template.New("").Funcs(functions(nil)).Parse(before + broken[:i] + "\n" + broken[i:] + after)
-		if l, m := splitParseError(err); l == line+1 && m == message {
-			// The parser may have looked one token ahead of the one it names.
-			if named := namedToken.FindStringSubmatch(message); named != nil {
-				token := named[1] + named[2]
-				if j := strings.LastIndex(broken[:min(i+len(token), len(broken))], token); j >= 0 {
-					return j + 1
-				}
-			}
-			return i + 1
+	r.tmpl.Funcs(functions(func(path string) (*View, error) {
+		s, err := lookup(path, 0)
+		if err != nil {
+			return nil, &lookupError{err}
 		}
+		return s.Reveal(), nil
+	}))
+	var b bytes.Buffer
+	if err := r.tmpl.Execute(&b, nil); err != nil {
+		return sealed.Value[[]byte]{}, clean(err)
 	}
-	return 0
+	return sealed.Of(b.Bytes()), nil
 }
 
-// splitParseError returns line 0 for what is no syntax error.
-func splitParseError(err error) (line int, message string) {
-	if err == nil {
-		return 0, ""
+// lookupError carries an error of Lookup through the template's execution.
+type lookupError struct{ error }
+
+var (
+	// execError is how text/template words an error of execution: a name (empty
+	// here), line and column (from 0), what was evaluated, and a cause.
+	execError = regexp.MustCompile(`(?s)^template: ?[^:]*:(\d+):(\d+): executing ".*?" at <(.*?)>: (.*)$`)
+	missing   = regexp.MustCompile(`^map has no entry for key (".*")$`)
+	// harmless are the causes that are made of types and of the template's own
+	// text. All others may hold a value, as "range can't iterate over …" does.
+	harmless = regexp.MustCompile(`^(can't evaluate field \w+ in type \S.*|nil pointer evaluating \S+|nil data; no entry for key ".*"` +
+		`|wrong type for value; expected .+; got .+|wrong number of args for \w+: want .+ got \d+|template ".*" not defined)$`)
+)
+
+// clean turns an error of execution into one that holds no value of a secret.
+func clean(err error) error {
+	var lookup *lookupError
+	if errors.As(err, &lookup) {
+		return lookup.error
 	}
-	m := parseError.FindStringSubmatch(err.Error())
+	m := execError.FindStringSubmatch(err.Error())
 	if m == nil {
-		return 0, err.Error()
+		return plain("template cannot be executed")
 	}
-	line, _ = strconv.Atoi(m[1])
-	return line, startedAt.ReplaceAllString(m[2], " started on line $1")
+	column, _ := strconv.Atoi(m[2])
+	cause := "cannot be evaluated with this secret's data"
+	var own plain
+	switch key := missing.FindStringSubmatch(m[4]); {
+	case errors.As(err, &own):
+		cause = own.Error()
+	case key != nil:
+		cause = "secret has no key " + key[1]
+	case harmless.MatchString(m[4]):
+		cause = m[4]
+	}
+	return plain(fmt.Sprintf("line %s, column %d: %s: %s", m[1], column+1, m[3], cause))
 }

@@ -1,0 +1,78 @@
+package render
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/latchkey-dev/latchkey/internal/config"
+)
+
+// format writes a secret in the ready-made format that f asks for. Its errors
+// name keys, never values.
+func format(f config.File, s *Secret) ([]byte, error) {
+	data := s.data()
+	switch f.Format {
+	case config.FormatEnv:
+		return env(data)
+	case config.FormatJSON:
+		return encode(data, "  ")
+	case config.FormatRaw:
+		v, ok := data[f.Key]
+		if !ok {
+			return nil, plain(fmt.Sprintf("secret %q has no key %q", f.Secret, f.Key))
+		}
+		return text(v)
+	default:
+		return nil, plain(fmt.Sprintf("unknown format %q (env, json, raw)", f.Format))
+	}
+}
+
+// variable is POSIX's Name (XBD 3.216): what a shell can assign to.
+var variable = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
+
+// env writes sorted KEY='value' lines that a POSIX shell reads back unchanged.
+func env(data map[string]any) ([]byte, error) {
+	var b bytes.Buffer
+	for _, key := range slices.Sorted(maps.Keys(data)) {
+		if !variable.MatchString(key) {
+			return nil, plain(fmt.Sprintf("key %q cannot be written as env (letters, digits and _, no digit first; use format json, or raw with this key)", key))
+		}
+		value, err := text(data[key])
+		if err != nil {
+			return nil, err
+		}
+		if bytes.IndexByte(value, 0) >= 0 {
+			return nil, plain(fmt.Sprintf("key %q holds a NUL byte, which env cannot carry (use format raw with this key)", key))
+		}
+		// Inside single quotes only the single quote itself is special.
+		fmt.Fprintf(&b, "%s='%s'\n", key, strings.ReplaceAll(string(value), "'", `'\''`))
+	}
+	return b.Bytes(), nil
+}
+
+// text returns a string's own bytes, and anything else as JSON.
+func text(v any) ([]byte, error) {
+	if s, ok := v.(string); ok {
+		return []byte(s), nil
+	}
+	b, err := encode(v, "")
+	return bytes.TrimSuffix(b, []byte("\n")), err
+}
+
+// encode writes v as JSON with sorted keys and a final newline.
+func encode(v any, indent string) ([]byte, error) {
+	var b bytes.Buffer
+	e := json.NewEncoder(&b)
+	e.SetEscapeHTML(false)
+	e.SetIndent("", indent)
+	if err := e.Encode(v); err != nil {
+		// The cause may quote what it could not encode.
+		return nil, plain("value cannot be written as JSON")
+	}
+	return b.Bytes(), nil
+}
