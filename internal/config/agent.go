@@ -146,11 +146,13 @@ func Decode(data []byte) (*Agent, error) {
 }
 
 // Encode is the inverse of Decode. Every "$" is written as an escape, since
-// the kubelet rewrites $(NAME) and $$ in environment values.
+// the kubelet rewrites $(NAME) and $$ in environment values. It is indented,
+// since people read it in the pod's spec.
 func (a *Agent) Encode() ([]byte, error) {
 	var buf bytes.Buffer
 	enc := json.NewEncoder(&buf)
 	enc.SetEscapeHTML(false)
+	enc.SetIndent("", "  ")
 	if err := enc.Encode(a); err != nil {
 		return nil, fmt.Errorf("encoding agent configuration: %w", err)
 	}

@@ -1,0 +1,202 @@
+package mutate
+
+import (
+	"encoding/json"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/latchkey-dev/latchkey/internal/config"
+)
+
+// The names of what the injector adds. Nothing else may bear them.
+const (
+	AgentName      = "latchkey-agent"
+	IdentityVolume = "latchkey-identity"
+	SecretsVolume  = "latchkey-secrets"
+)
+
+// checkPod reports what in the pod itself stands in the way of a first
+// injection.
+func checkPod(pod *corev1.Pod, spec *Spec, cfg *Config) Problems {
+	var p Problems
+	switch {
+	case pod.Spec.OS != nil && pod.Spec.OS.Name == corev1.Windows:
+		p.add("spec.os.name", "\"windows\" (linux: there is no agent for Windows)")
+	case pod.Spec.NodeSelector[corev1.LabelOSStable] == "windows":
+		p.add("spec.nodeSelector", "%s: windows (linux: there is no agent for Windows)", corev1.LabelOSStable)
+	}
+	if class := pod.Spec.RuntimeClassName; class != nil && matches(cfg.RuntimeClassesWithoutSubPath, *class) {
+		p.add("spec.runtimeClassName", "%q cannot hold the app back until its files are there (a runtime with subPath mounts)", *class)
+	}
+	checkNames(pod, &p)
+	for _, name := range spec.Containers {
+		if !slices.ContainsFunc(pod.Spec.Containers, func(c corev1.Container) bool { return c.Name == name }) {
+			known := appContainers(pod, &Config{})
+			p.add(Prefix+"containers", "%q is unknown (%s)", name, or(didYouMean(name, known), strings.Join(known, ", ")))
+		}
+	}
+	names := targets(pod, spec, cfg)
+	if spec.Containers == nil && len(names) == 0 {
+		p.add("spec.containers", "there is none to give the files to (at least one that is no mesh proxy)")
+	}
+	if spec.MountPath != "" {
+		for _, c := range named(pod, names) {
+			checkMountPath(c, spec.MountPath, &p)
+		}
+	}
+	return p
+}
+
+// checkNames reports whatever bears a name of ours already, and mounts of our
+// volumes: they would become valid by injection and show the agent's token.
+func checkNames(pod *corev1.Pod, p *Problems) {
+	const reserved = "the name is reserved for what is injected: choose another"
+	for _, v := range pod.Spec.Volumes {
+		if v.Name == IdentityVolume || v.Name == SecretsVolume {
+			p.add("volume \""+v.Name+"\"", "not made by the injector (%s)", reserved)
+		}
+	}
+	eachContainer(pod, func(c *corev1.Container) {
+		if c.Name == AgentName {
+			p.add("container \""+c.Name+"\"", "not made by the injector (%s)", reserved)
+		}
+		for _, m := range c.VolumeMounts {
+			if m.Name == IdentityVolume || m.Name == SecretsVolume {
+				p.add("container \""+c.Name+"\"", "mounts volume %q (%s)", m.Name, reserved)
+			}
+		}
+	})
+}
+
+// checkForeignMounts reports mounts, in a pod that has its agent, that show
+// more than the published files.
+func checkForeignMounts(pod *corev1.Pod, p *Problems) {
+	eachContainer(pod, func(c *corev1.Container) {
+		if c.Name == AgentName {
+			return
+		}
+		for _, m := range c.VolumeMounts {
+			if m.Name == IdentityVolume || m.Name == SecretsVolume && !publishedOnly(&m) {
+				p.add("container \""+c.Name+"\"", "mounts volume %q, which holds the agent's token (only subPath %q of %q, read-only)", m.Name, config.OutName, SecretsVolume)
+			}
+		}
+	})
+}
+
+func publishedOnly(m *corev1.VolumeMount) bool {
+	return m.ReadOnly && m.SubPath == config.OutName && m.SubPathExpr == ""
+}
+
+// checkMountPath reports what of a container's already lies at or below the
+// mount path, where it would hide files or need a directory in a read-only
+// place.
+func checkMountPath(c *corev1.Container, mountPath string, p *Problems) {
+	taken := func(at, kind, name string) {
+		if at = strings.TrimRight(at, "/"); at == mountPath || strings.HasPrefix(at, mountPath+"/") {
+			p.add("container \""+c.Name+"\"", "%s %q is mounted at %q already (another %s)", kind, name, at, Prefix+"mount-path")
+		}
+	}
+	for _, m := range c.VolumeMounts {
+		if m.Name != SecretsVolume {
+			taken(m.MountPath, "volume", m.Name)
+		}
+	}
+	for _, d := range c.VolumeDevices {
+		taken(d.DevicePath, "device", d.Name)
+	}
+}
+
+// injectedAgent is the container that an injector of ours made, of whatever
+// version and with whatever the API server and other webhooks have added to
+// it; nil where there is none.
+func injectedAgent(pod *corev1.Pod) *corev1.Container {
+	volumes := 0
+	for _, v := range pod.Spec.Volumes {
+		switch {
+		case v.Name == IdentityVolume && v.Projected != nil:
+			volumes++
+		case v.Name == SecretsVolume && v.EmptyDir != nil:
+			volumes++
+		}
+	}
+	i := slices.IndexFunc(pod.Spec.InitContainers, func(c corev1.Container) bool { return c.Name == AgentName })
+	if volumes != 2 || i < 0 || !configured(&pod.Spec.InitContainers[i]) {
+		return nil
+	}
+	return &pod.Spec.InitContainers[i]
+}
+
+// configured tells whether a container has a configuration of the agent's. Of
+// a future version no more than the form is known.
+func configured(c *corev1.Container) bool {
+	data, err := config.FromEnv(func(name string) (string, bool) {
+		for _, e := range c.Env {
+			if e.Name == name && e.ValueFrom == nil {
+				return e.Value, true
+			}
+		}
+		return "", false
+	})
+	if err != nil {
+		return false
+	}
+	var head struct {
+		Version int `json:"version"`
+		Vault   struct {
+			Address string `json:"address"`
+		} `json:"vault"`
+	}
+	return json.Unmarshal(data, &head) == nil && head.Version > 0 && head.Vault.Address != ""
+}
+
+// existingMountPath is where the containers of an injected pod see the files,
+// empty if none does.
+func existingMountPath(pod *corev1.Pod) string {
+	for i := range pod.Spec.Containers {
+		if m := secretsMount(&pod.Spec.Containers[i]); m != nil {
+			return m.MountPath
+		}
+	}
+	return ""
+}
+
+func secretsMount(c *corev1.Container) *corev1.VolumeMount {
+	for i := range c.VolumeMounts {
+		if c.VolumeMounts[i].Name == SecretsVolume {
+			return &c.VolumeMounts[i]
+		}
+	}
+	return nil
+}
+
+// eachContainer visits every container, init containers first.
+func eachContainer(pod *corev1.Pod, visit func(*corev1.Container)) {
+	for i := range pod.Spec.InitContainers {
+		visit(&pod.Spec.InitContainers[i])
+	}
+	for i := range pod.Spec.Containers {
+		visit(&pod.Spec.Containers[i])
+	}
+}
+
+// targets are the names of the containers that get the files, in the pod's
+// order.
+func targets(pod *corev1.Pod, spec *Spec, cfg *Config) []string {
+	if spec.Containers != nil {
+		return spec.Containers
+	}
+	return appContainers(pod, cfg)
+}
+
+// appContainers are the names of the pod's containers but for mesh proxies.
+func appContainers(pod *corev1.Pod, cfg *Config) []string {
+	var names []string
+	for _, c := range pod.Spec.Containers {
+		if !slices.Contains(cfg.MeshProxies, c.Name) {
+			names = append(names, c.Name)
+		}
+	}
+	return names
+}

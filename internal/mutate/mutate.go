@@ -1,0 +1,148 @@
+// Package mutate decides which pods get an agent, reads what their annotations
+// ask for, and says what has to be added to them.
+//
+//	request ─▶ decide ─▶ parse ─▶ inject ─▶ operations
+//
+// All but the Handler is a function of its arguments alone: no client, clock,
+// environment or log. What is added is added by name and only where it is
+// missing, so that a second call on the result changes nothing; whatever the
+// pod holds already stays as it is, also what this build does not know of.
+package mutate
+
+import (
+	"fmt"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	"sigs.k8s.io/json"
+)
+
+// Request is one question about an object: what the API server says of it, and
+// the object itself.
+type Request struct {
+	Group, Resource, SubResource string
+	Operation                    string
+	// Namespace of the request. A pod that is made by a controller may not
+	// name its own.
+	Namespace string
+	// Object is the JSON of the object as it was sent.
+	Object []byte
+}
+
+// NewPod is the request to create a pod.
+func NewPod(namespace string, object []byte) *Request {
+	return &Request{Resource: "pods", Operation: "CREATE", Namespace: namespace, Object: object}
+}
+
+// Outcome is the answer to a Request.
+type Outcome struct {
+	Decision Decision
+	Reason   Reason
+	// Ops make the pod what it has to be; empty unless Injected.
+	Ops []Op
+	// Warnings are for the pod's author, who gets the pod nevertheless.
+	Warnings []string
+	// Problems are why the pod is Denied, all of them.
+	Problems Problems
+	// Pod is the pod as it came, nil where it could not be read. Result is the
+	// pod after Ops, nil unless Injected.
+	Pod, Result *corev1.Pod
+}
+
+// Mutate answers a request.
+func Mutate(req *Request, cfg *Config) *Outcome {
+	if reason := skipRequest(req); reason != "" {
+		return &Outcome{Decision: Skipped, Reason: reason}
+	}
+	pod := new(corev1.Pod)
+	// Names in Kubernetes' JSON are case-sensitive, other than in
+	// encoding/json: a "Volumes" of the user's is not the pod's volumes.
+	if err := json.UnmarshalCaseSensitivePreserveInts(req.Object, pod); err != nil {
+		return &Outcome{Decision: Denied, Reason: InvalidRequest, Problems: Problems{fmt.Sprintf("decoding pod: %v", err)}}
+	}
+	out := mutatePod(pod, req.Namespace, cfg)
+	out.Pod = pod
+	return out
+}
+
+func mutatePod(pod *corev1.Pod, namespace string, cfg *Config) *Outcome {
+	if reason := skipPod(pod); reason != "" {
+		return &Outcome{Decision: Skipped, Reason: reason}
+	}
+	if agent := injectedAgent(pod); agent != nil {
+		return complete(pod)
+	}
+	id := Identity{Namespace: namespace, ServiceAccount: or(pod.Spec.ServiceAccountName, "default")}
+	spec, invalid := Parse(pod.Annotations, id, cfg)
+	impossible := checkPod(pod, spec, cfg)
+	switch {
+	case len(invalid) > 0:
+		return &Outcome{Decision: Denied, Reason: InvalidAnnotations, Problems: append(invalid, impossible...).sorted()}
+	case len(impossible) > 0:
+		return &Outcome{Decision: Denied, Reason: InvalidPod, Problems: impossible.sorted()}
+	}
+	result, ops, warnings, err := Inject(pod, spec, cfg)
+	if err != nil {
+		return &Outcome{Decision: Denied, Reason: InvalidPod, Problems: Problems{err.Error()}}
+	}
+	return &Outcome{Decision: Injected, Reason: AskedFor, Ops: ops, Warnings: warnings, Result: result}
+}
+
+// complete gives the files to named containers that came after the agent. An
+// agent that is there is kept as it is, whatever version and operator's
+// configuration made it: pods outlive both, and are re-created from what they
+// became.
+func complete(pod *corev1.Pod) *Outcome {
+	var problems Problems
+	checkForeignMounts(pod, &problems)
+	var names []string
+	if v, ok := pod.Annotations[Prefix+"containers"]; ok {
+		var errs []error
+		names, errs = parseNames(v)
+		for _, err := range errs {
+			problems.add(Prefix+"containers", "%v", err)
+		}
+	}
+	mountPath := existingMountPath(pod)
+	lacking := func(c *corev1.Container) bool { return secretsMount(c) == nil }
+	if mountPath != "" {
+		for _, c := range named(pod, names) {
+			if lacking(c) {
+				checkMountPath(c, mountPath, &problems)
+			}
+		}
+	}
+	if len(problems) > 0 {
+		return &Outcome{Decision: Denied, Reason: InvalidPod, Problems: problems.sorted()}
+	}
+	p := &patcher{pod: pod.DeepCopy()}
+	if mountPath != "" {
+		p.mount(names, mountPath)
+	}
+	if len(p.ops) == 0 {
+		return &Outcome{Decision: Skipped, Reason: AlreadyInjected}
+	}
+	return &Outcome{Decision: Injected, Reason: MissingMounts, Ops: p.ops, Result: p.pod}
+}
+
+// named are the app containers with these names.
+func named(pod *corev1.Pod, names []string) []*corev1.Container {
+	var found []*corev1.Container
+	for i := range pod.Spec.Containers {
+		c := &pod.Spec.Containers[i]
+		for _, name := range names {
+			if c.Name == name {
+				found = append(found, c)
+			}
+		}
+	}
+	return found
+}
+
+// NotInjected says why a pod is left alone, for people.
+func (o *Outcome) NotInjected() string {
+	if o.Decision == Denied {
+		return strings.TrimSpace(o.Problems.Error())
+	}
+	return o.Reason.Sentence()
+}

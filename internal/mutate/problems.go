@@ -1,0 +1,79 @@
+package mutate
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// Problems is everything that is wrong with one input, each as
+// `where: what (what is allowed)`.
+type Problems []string
+
+func (p *Problems) add(where, format string, args ...any) {
+	*p = append(*p, where+": "+fmt.Sprintf(format, args...))
+}
+
+// sorted puts the problems in the order of their places, and those of one place
+// in the order in which they stand there.
+func (p Problems) sorted() Problems {
+	slices.SortStableFunc(p, func(a, b string) int { return strings.Compare(place(a), place(b)) })
+	return slices.Compact(p)
+}
+
+// place is where a problem is.
+func place(problem string) string {
+	where, _, _ := strings.Cut(problem, ": ")
+	return where
+}
+
+// err is p as an error, nil where there is no problem.
+func (p Problems) err() error {
+	if len(p) == 0 {
+		return nil
+	}
+	return p.sorted()
+}
+
+// Error is the problem itself, or a list with one problem a line.
+func (p Problems) Error() string {
+	if len(p) == 1 {
+		return p[0]
+	}
+	return fmt.Sprintf("%d problems:\n  %s", len(p), strings.Join(p, "\n  "))
+}
+
+// didYouMean is a hint at the name that was probably meant, or nothing.
+func didYouMean(name string, known []string) string {
+	best, least := "", max(2, len(name)/3)+1
+	for _, k := range known {
+		if d := distance(name, k); d < least {
+			best, least = k, d
+		}
+	}
+	if best == "" {
+		return ""
+	}
+	return fmt.Sprintf("did you mean %q?", best)
+}
+
+// distance is the number of single-byte edits from a to b (Levenshtein).
+func distance(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		diagonal := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			substitute := diagonal
+			if a[i] != b[j] {
+				substitute++
+			}
+			diagonal = row[j+1]
+			row[j+1] = min(substitute, row[j]+1, row[j+1]+1)
+		}
+	}
+	return row[len(b)]
+}

@@ -1,0 +1,352 @@
+package mutate
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"reflect"
+	"strconv"
+	"strings"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	kjson "sigs.k8s.io/json"
+)
+
+// The rules for the patch. Each holds for every case of testdata.
+
+// P1: only additions, in a fixed order.
+func TestPatchIsAdditive(t *testing.T) {
+	order := []string{"/spec/volumes", "/spec/initContainers", "/spec/containers/", "/metadata/annotations"}
+	rank := func(path string) int {
+		for i, prefix := range order {
+			if strings.HasPrefix(path, prefix) {
+				return i
+			}
+		}
+		return -1
+	}
+	eachInjected(t, func(t *testing.T, c golden, out *Outcome) {
+		last := 0
+		for _, op := range out.Ops {
+			r := rank(op.Path)
+			if op.Op != "add" || r < last {
+				t.Errorf("operation %s %s is no addition or out of order", op.Op, op.Path)
+			}
+			last = max(last, r)
+		}
+	})
+}
+
+// P2: the operations, applied to the raw JSON, make exactly the pod that
+// Inject returns, and all that was in it, known to this build or not, is still
+// there and in place.
+func TestPatchMakesTheInjectedPod(t *testing.T) {
+	eachInjected(t, func(t *testing.T, c golden, out *Outcome) {
+		patched := apply(t, c.req.Object, out.Ops)
+		var got corev1.Pod
+		if err := kjson.UnmarshalCaseSensitivePreserveInts(patched, &got); err != nil {
+			t.Fatal(err)
+		}
+		if g, w := marshal(t, &got), marshal(t, out.Result); !bytes.Equal(g, w) {
+			t.Errorf("the patched pod is not the injected one:\n%s\n%s", g, w)
+		}
+		kept(t, "", decode(t, c.req.Object), decode(t, patched))
+	})
+}
+
+// kept reports everything of before that is not in after. Lists may have grown
+// by what bears our names.
+func kept(t *testing.T, at string, before, after any) {
+	t.Helper()
+	switch b := before.(type) {
+	case nil:
+		// A null list is no list: it may have become one.
+	case map[string]any:
+		a, _ := after.(map[string]any)
+		for name := range b {
+			if _, ok := a[name]; !ok {
+				t.Errorf("%s/%s is gone", at, name)
+				continue
+			}
+			kept(t, at+"/"+name, b[name], a[name])
+		}
+	case []any:
+		a, _ := after.([]any)
+		var rest []any
+		for _, item := range a {
+			if m, ok := item.(map[string]any); ok && len(a) > len(b) && strings.HasPrefix(fmt.Sprint(m["name"]), "latchkey-") && !contains(b, item) {
+				continue
+			}
+			rest = append(rest, item)
+		}
+		if len(rest) != len(b) {
+			t.Errorf("%s had %d items, and has %d that are not ours", at, len(b), len(rest))
+			return
+		}
+		for i := range b {
+			kept(t, at+"/"+strconv.Itoa(i), b[i], rest[i])
+		}
+	default:
+		if !reflect.DeepEqual(before, after) {
+			t.Errorf("%s was %v and is %v", at, before, after)
+		}
+	}
+}
+
+func contains(list []any, item any) bool {
+	for _, x := range list {
+		if reflect.DeepEqual(x, item) {
+			return true
+		}
+	}
+	return false
+}
+
+// P3: injecting the result again changes nothing, also with all that the API
+// server and other webhooks do to it in between, and reaches a named container
+// that was added in between.
+func TestInjectingAgainChangesNothing(t *testing.T) {
+	eachInjected(t, func(t *testing.T, c golden, out *Outcome) {
+		patched := apply(t, c.req.Object, out.Ops)
+		unchanged(t, c, patched, c.cfg)
+		unchanged(t, c, reinvoked(t, patched), c.cfg)
+
+		late := edit(t, patched, func(pod map[string]any) {
+			spec := pod["spec"].(map[string]any)
+			spec["containers"] = append(spec["containers"].([]any), map[string]any{"name": "came-late", "image": "late:1"})
+		})
+		unchanged(t, c, late, c.cfg)
+
+		last := len(decode(t, late).(map[string]any)["spec"].(map[string]any)["containers"].([]any)) - 1
+		late = edit(t, late, func(pod map[string]any) {
+			notes := pod["metadata"].(map[string]any)["annotations"].(map[string]any)
+			notes[Prefix+"containers"] = "came-late"
+		})
+		again := Mutate(NewPod(c.req.Namespace, late), c.cfg)
+		wantPath := fmt.Sprintf("/spec/containers/%d/volumeMounts", last)
+		if again.Decision != Injected || again.Reason != MissingMounts || len(again.Ops) != 1 || again.Ops[0].Path != wantPath {
+			t.Fatalf("a named container that came later: %s (%s) %v %v", again.Decision, again.Reason, again.Problems, again.Ops)
+		}
+		mounts := again.Ops[0].Value.([]corev1.VolumeMount)
+		if mounts[0].SubPath != "out" || !mounts[0].ReadOnly || mounts[0].MountPath != existingMountPath(out.Result) {
+			t.Errorf("the late container's mount: %+v", mounts[0])
+		}
+	})
+}
+
+func unchanged(t *testing.T, c golden, raw []byte, cfg *Config) {
+	t.Helper()
+	again := Mutate(NewPod(c.req.Namespace, raw), cfg)
+	if again.Decision != Skipped || again.Reason != AlreadyInjected || len(again.Ops) != 0 {
+		t.Errorf("injecting again: %s (%s) %v %v", again.Decision, again.Reason, again.Problems, again.Ops)
+	}
+}
+
+// P4: the same input gives the same bytes.
+func TestPatchIsDeterministic(t *testing.T) {
+	for _, c := range goldens(t) {
+		first := encodeWant(t, Mutate(c.req, c.cfg))
+		problems := Mutate(c.req, c.cfg).Problems
+		for range 100 {
+			out := Mutate(c.req, c.cfg)
+			if !bytes.Equal(encodeWant(t, out), first) || !reflect.DeepEqual(out.Problems, problems) {
+				t.Fatalf("%s: differs from run to run", c.name)
+			}
+		}
+	}
+}
+
+// P5: an agent of ours is kept, whichever version and operator's configuration
+// made it; anything else under our names is denied.
+func TestOursIsKeptAndTheRestDenied(t *testing.T) {
+	other, err := ParseConfig([]byte(`
+agentImage: registry.example/latchkey-agent:9
+connections: {elsewhere: {address: "https://other.example", allowedNamespaces: [nowhere]}}
+defaults: {mountPath: /elsewhere, refresh: 1h, startTimeout: 1h, resources: {requests: {cpu: 1}, limits: {memory: 1Gi}}}
+`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	eachInjected(t, func(t *testing.T, c golden, out *Outcome) {
+		patched := apply(t, c.req.Object, out.Ops)
+		unchanged(t, c, patched, other)
+		unchanged(t, c, bytes.ReplaceAll(patched, []byte(`\"version\": 1,`), []byte(`\"version\": 7, \"new\": true,`)), other)
+
+		mount := func(raw []byte, volume, subPath string, readOnly bool) []byte {
+			return edit(t, raw, func(pod map[string]any) {
+				app := pod["spec"].(map[string]any)["containers"].([]any)[0].(map[string]any)
+				mounts, _ := app["volumeMounts"].([]any)
+				app["volumeMounts"] = append(mounts, map[string]any{"name": volume, "mountPath": "/loot", "subPath": subPath, "readOnly": readOnly})
+			})
+		}
+		denied(t, c, mount(patched, "latchkey-identity", "", true))
+		denied(t, c, mount(patched, "latchkey-secrets", "", true))
+		denied(t, c, mount(patched, "latchkey-secrets", "private", true))
+		denied(t, c, mount(patched, "latchkey-secrets", "out", false))
+		if out.Reason == AskedFor {
+			denied(t, c, mount(c.req.Object, "latchkey-secrets", "out", true))
+			denied(t, c, mount(c.req.Object, "latchkey-identity", "", true))
+		}
+		denied(t, c, edit(t, patched, func(pod map[string]any) {
+			for _, item := range pod["spec"].(map[string]any)["initContainers"].([]any) {
+				if ct := item.(map[string]any); ct["name"] == "latchkey-agent" {
+					ct["env"] = []any{map[string]any{"name": "LATCHKEY_CONFIG", "value": "{}"}}
+				}
+			}
+		}))
+	})
+}
+
+func denied(t *testing.T, c golden, raw []byte) {
+	t.Helper()
+	if out := Mutate(NewPod(c.req.Namespace, raw), c.cfg); out.Decision != Denied || len(out.Problems) == 0 {
+		t.Errorf("%s (%s), want it denied", out.Decision, out.Reason)
+	}
+}
+
+func eachInjected(t *testing.T, check func(*testing.T, golden, *Outcome)) {
+	t.Helper()
+	n := 0
+	for _, c := range goldens(t) {
+		out := Mutate(c.req, c.cfg)
+		if out.Decision != Injected {
+			continue
+		}
+		n++
+		t.Run(c.name, func(t *testing.T) { check(t, c, out) })
+	}
+	if n < 15 {
+		t.Errorf("only %d cases are injected", n)
+	}
+}
+
+// reinvoked does to an injected pod what an API server was seen to do before
+// it calls the webhook a second time: defaults, the limits of a LimitRange,
+// and the ServiceAccount's token for each container without one.
+func reinvoked(t *testing.T, raw []byte) []byte {
+	return edit(t, raw, func(pod map[string]any) {
+		spec := pod["spec"].(map[string]any)
+		const tokenDir = "/var/run/secrets/kubernetes.io/serviceaccount"
+		volumes := spec["volumes"].([]any)
+		for _, v := range volumes {
+			if projected, ok := v.(map[string]any)["projected"].(map[string]any); ok && projected["defaultMode"] == nil {
+				projected["defaultMode"] = 420
+			}
+		}
+		spec["volumes"] = append(volumes, map[string]any{"name": "kube-api-access-x7x2k", "projected": map[string]any{"defaultMode": 420, "sources": []any{}}})
+		for _, list := range []string{"initContainers", "containers"} {
+			items, _ := spec[list].([]any)
+			for _, item := range items {
+				ct := item.(map[string]any)
+				for name, value := range map[string]any{
+					"terminationMessagePath":   "/dev/termination-log",
+					"terminationMessagePolicy": "File",
+					"imagePullPolicy":          "IfNotPresent",
+				} {
+					if ct[name] == nil {
+						ct[name] = value
+					}
+				}
+				ct["resources"] = map[string]any{
+					"limits":   map[string]any{"cpu": "500m", "memory": "128Mi"},
+					"requests": map[string]any{"cpu": "250m", "memory": "64Mi"},
+				}
+				env, _ := ct["env"].([]any)
+				ct["env"] = append(env, map[string]any{"name": "POD_IP", "valueFrom": map[string]any{
+					"fieldRef": map[string]any{"apiVersion": "v1", "fieldPath": "status.podIP"},
+				}})
+				mounts, _ := ct["volumeMounts"].([]any)
+				has := false
+				for _, m := range mounts {
+					has = has || m.(map[string]any)["mountPath"] == tokenDir
+				}
+				if !has {
+					ct["volumeMounts"] = append(mounts, map[string]any{"name": "kube-api-access-x7x2k", "mountPath": tokenDir, "readOnly": true})
+				}
+				if probe, ok := ct["readinessProbe"].(map[string]any); ok {
+					probe["successThreshold"], probe["failureThreshold"] = 1, 3
+				}
+			}
+		}
+	})
+}
+
+func edit(t *testing.T, raw []byte, change func(map[string]any)) []byte {
+	t.Helper()
+	pod := decode(t, raw).(map[string]any)
+	change(pod)
+	return marshal(t, pod)
+}
+
+func decode(t *testing.T, raw []byte) any {
+	t.Helper()
+	var v any
+	dec := json.NewDecoder(bytes.NewReader(raw))
+	dec.UseNumber()
+	if err := dec.Decode(&v); err != nil {
+		t.Fatal(err)
+	}
+	return v
+}
+
+func marshal(t *testing.T, v any) []byte {
+	t.Helper()
+	data, err := json.Marshal(v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return data
+}
+
+// apply applies operations as RFC 6902, section 4.1, has it. It is written
+// from the standard and not from the code under test.
+func apply(t *testing.T, raw []byte, ops []Op) []byte {
+	t.Helper()
+	doc := decode(t, raw)
+	for _, op := range ops {
+		tokens := strings.Split(op.Path, "/")[1:]
+		for i := range tokens {
+			tokens[i] = strings.ReplaceAll(strings.ReplaceAll(tokens[i], "~1", "/"), "~0", "~")
+		}
+		if op.Op != "add" {
+			t.Fatalf("operation %q", op.Op)
+		}
+		doc = addAt(t, doc, tokens, decode(t, marshal(t, op.Value)))
+	}
+	return marshal(t, doc)
+}
+
+func addAt(t *testing.T, doc any, tokens []string, value any) any {
+	t.Helper()
+	if len(tokens) == 0 {
+		return value
+	}
+	token, last := tokens[0], len(tokens) == 1
+	switch d := doc.(type) {
+	case map[string]any:
+		if child, ok := d[token]; last {
+			d[token] = value
+		} else if !ok {
+			t.Fatalf("no member %q to add below", token)
+		} else {
+			d[token] = addAt(t, child, tokens[1:], value)
+		}
+		return d
+	case []any:
+		i, err := strconv.Atoi(token)
+		if token == "-" {
+			i, err = len(d), nil
+		}
+		if err != nil || i < 0 || i > len(d) || !last && i == len(d) {
+			t.Fatalf("no position %q in a list of %d", token, len(d))
+		}
+		if last {
+			return append(d[:i:i], append([]any{value}, d[i:]...)...)
+		}
+		d[i] = addAt(t, d[i], tokens[1:], value)
+		return d
+	}
+	t.Fatalf("cannot add %q to %T", token, doc)
+	return nil
+}
