@@ -34,7 +34,7 @@ test: unit lint e2e ## Run everything: unit tests, lint, and the suite on a real
 e2e: load ## Run the end-to-end suite on a real Kubernetes with a real Vault (root)
 	cd test && go test $(SUITE) -exec '$(INSIDE)' ./e2e $(ARGS)
 
-demo: load ## Show an annotated pod that reads a secret from Vault (root)
+demo: build load ## Show an annotated pod that reads a secret from Vault (root)
 	cd test && go build -o ../bin/demo ./demo
 	@$(INSIDE) bin/demo
 
