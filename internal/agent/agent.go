@@ -1,0 +1,392 @@
+// Package agent is what runs beside an app: it logs in to Vault, keeps the
+// token alive, reads secrets, and publishes them as files into the volume that
+// it shares with the app.
+//
+// Until the first publication it tries for the configured start timeout; after
+// it, nothing in Vault or in the network makes it end, empty a file or give up
+// a good credential.
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net/http"
+	"time"
+
+	"github.com/latchkey-dev/latchkey/internal/agent/volume"
+	"github.com/latchkey-dev/latchkey/internal/config"
+	"github.com/latchkey-dev/latchkey/internal/render"
+)
+
+// loginInterval bounds how often a lasting "permission denied" makes the agent
+// log in again: policies that are added to a role reach only new tokens.
+const loginInterval = 10 * time.Minute
+
+// Agent is one agent. Its fields belong to the goroutine of Run, but for what
+// has a lock of its own.
+type Agent struct {
+	config *config.Agent
+	volume *volume.Volume
+	log    *slog.Logger
+	files  []*render.Renderer
+	// transport carries all calls to Vault; nil until the first one.
+	transport http.RoundTripper
+	mounts    mounts
+	leases    leases
+
+	session *session
+	// candidate is the token of an earlier run, not yet taken into use.
+	candidate *session
+	// retired tokens are still good: they are revoked when all secrets have
+	// been read under the new one.
+	retired []*session
+	// open means that the app's containers may start: the first set is out.
+	open bool
+	// started means that apps may be running, the gate open or not.
+	started bool
+	// relogin asks for one try of a new login at the next look at the token.
+	relogin    bool
+	loginTried time.Time
+	reason     string // why it is not ready, as last told
+	told       map[string]string
+
+	tokenBackoff, fetchBackoff backoff
+	began                      time.Time
+}
+
+// New makes an agent of a valid configuration. An error means that a template
+// is wrong.
+func New(c *config.Agent, v *volume.Volume, log *slog.Logger) (*Agent, error) {
+	a := &Agent{config: c, volume: v, log: log, told: make(map[string]string)}
+	var errs []error
+	for _, f := range c.Files {
+		r, err := render.New(f)
+		errs = append(errs, err)
+		a.files = append(a.files, r)
+	}
+	return a, errors.Join(errs...)
+}
+
+// Run works until ctx ends, then revokes its token and returns nil. It returns
+// an error, with the reason in one line, if the first set of files is not out
+// when the start timeout is over.
+func (a *Agent) Run(ctx context.Context) error {
+	a.began = time.Now()
+	if err := a.volume.Prepare(); err != nil {
+		return fmt.Errorf("preparing the shared volume: %w", err)
+	}
+	a.open = a.volume.GateOpen()
+	_, err := a.volume.ReadPrivate(keptRevoked)
+	revoked := err == nil
+	a.started = a.open || revoked
+	if !revoked {
+		a.candidate = a.remembered()
+	}
+
+	// Calls that are under way end with the start timeout as well.
+	calls, cancel := context.WithCancel(ctx)
+	defer cancel()
+	deadline := time.Now().Add(time.Duration(a.config.StartTimeout))
+	late := time.AfterFunc(time.Until(deadline), cancel)
+	defer late.Stop()
+	if a.started {
+		late.Stop()
+	}
+
+	token := time.NewTimer(0)
+	defer token.Stop()
+	refresh := time.NewTimer(time.Hour)
+	refresh.Stop()
+	defer refresh.Stop()
+	rounds := make(chan []rendered)
+	var fetching *session // the one that a round runs under, if one does
+	wanted := true        // a round is due as soon as there is a token
+	for {
+		if wanted && fetching == nil && a.session != nil && !a.session.dead {
+			wanted, fetching = false, a.session
+			go func(s *session) { rounds <- a.fetch(calls, s) }(fetching)
+		}
+		select {
+		case <-calls.Done():
+			if fetching != nil {
+				<-rounds
+			}
+			if ctx.Err() == nil {
+				return a.giveUp()
+			}
+			a.end()
+			return nil
+		case <-token.C:
+			token.Reset(a.tend(calls))
+		case <-refresh.C:
+			wanted = true
+		case files := <-rounds:
+			s := fetching
+			fetching = nil
+			if !a.started && !late.Stop() || calls.Err() != nil {
+				continue // too late
+			}
+			refresh.Reset(a.apply(files, s))
+			if !a.started {
+				late.Reset(time.Until(deadline))
+			}
+			if a.session.dead {
+				wanted = true
+				token.Reset(a.loginDelay())
+			} else if a.relogin {
+				wanted = true
+				token.Reset(0)
+			}
+		}
+	}
+}
+
+// connect makes the transport at its first use: the file with the CA may come
+// later than the agent.
+func (a *Agent) connect() (err error) {
+	if a.transport == nil {
+		a.transport, err = dial(a.config.Vault)
+	}
+	return err
+}
+
+// tend looks after the token: it adopts one, logs in, or renews. It returns
+// when to look again.
+func (a *Agent) tend(ctx context.Context) time.Duration {
+	err := a.keepToken(ctx)
+	if ctx.Err() != nil {
+		return time.Hour // nobody will look again
+	}
+	if err == nil {
+		a.tokenBackoff.reset()
+		delete(a.told, "token")
+		at, _ := a.session.next()
+		return max(time.Until(at), 0)
+	}
+	p := problemOf(err)
+	a.tell("token", p)
+	return a.tokenBackoff.next(a.started, p.RetryAfter)
+}
+
+func (a *Agent) keepToken(ctx context.Context) error {
+	if s := a.candidate; s != nil {
+		adopted, err := a.adopt(ctx, s)
+		if err != nil {
+			return err
+		}
+		a.candidate = nil
+		if adopted != nil {
+			a.session = adopted
+			a.log.Info("took the token of an earlier run into use", "expires", adopted.Expires.UTC().Truncate(time.Second))
+			return nil
+		}
+	}
+	relogin := a.relogin
+	a.relogin = false
+	if s := a.session; s != nil && !s.dead && !relogin {
+		// A token whose renewals keep failing is replaced before it ends.
+		if _, login := s.next(); !login && time.Until(s.Expires) > s.lead() {
+			err := a.renew(ctx, s)
+			var p *Problem
+			if !errors.As(err, &p) || !p.NeedsLogin {
+				return err
+			}
+			s.dead = p.InvalidToken
+		}
+	}
+	a.loginTried = time.Now()
+	s, err := a.login(ctx)
+	if err != nil {
+		return err
+	}
+	if a.session != nil {
+		a.retired = append(a.retired, a.session)
+	}
+	a.session = s
+	a.save(s)
+	a.log.Info("logged in to Vault", "address", a.config.Vault.Address, "mount", a.config.Vault.Auth.Mount, "role", a.config.Vault.Auth.Role,
+		"ttl", s.TTL, "renewable", s.Renewable, "batch", s.Batch)
+	return nil
+}
+
+// loginDelay is how soon a token that turned out to be invalid is replaced: at
+// once, but not again and again.
+func (a *Agent) loginDelay() time.Duration {
+	if a.session != nil && time.Since(a.session.LoggedIn) > time.Minute {
+		return 0
+	}
+	return a.tokenBackoff.next(a.started, 0)
+}
+
+// apply publishes what a round brought and returns when the next is due.
+func (a *Agent) apply(files []rendered, s *session) time.Duration {
+	var first *Problem
+	failed, wait := 0, false
+	var retryAfter time.Duration
+	set := make([]volume.File, len(files))
+	for i, r := range files {
+		f := a.config.Files[i]
+		set[i] = volume.File{Path: f.Path, Mode: fs.FileMode(f.Mode), Content: r.content, Keep: r.err != nil}
+		key := "file " + f.Path
+		if r.err == nil {
+			delete(a.told, key)
+			continue
+		}
+		p := *problemOf(r.err)
+		p.Text = fmt.Sprintf("path %q: %s", f.Path, p.Text)
+		a.tell(key, &p)
+		if first == nil {
+			first = &p
+		}
+		failed++
+		wait = wait || !p.Act || p.Denied
+		retryAfter = max(retryAfter, p.RetryAfter)
+		if s == a.session {
+			s.dead = s.dead || p.InvalidToken
+			a.relogin = a.relogin || p.Denied && time.Since(s.LoggedIn) > loginInterval && time.Since(a.loginTried) > loginInterval
+		}
+	}
+	if first != nil && !a.open {
+		if failed > 1 {
+			first.Text = fmt.Sprintf("%s (and %d more)", first.Text, failed-1)
+		}
+		a.setReason(first.Text)
+		return a.fetchBackoff.next(a.started, retryAfter)
+	}
+	changed, err := a.volume.Publish(set)
+	if err == nil && !a.open {
+		err = a.openGate()
+	}
+	if err != nil {
+		p := &Problem{Act: true, Text: err.Error()}
+		a.tell("volume", p)
+		if !a.open {
+			a.setReason(p.Text)
+		}
+		return a.fetchBackoff.next(a.started, 0)
+	}
+	delete(a.told, "volume")
+	if len(changed) > 0 {
+		a.log.Info("published files", "changed", changed, "files", len(set))
+	}
+	if first != nil {
+		if wait {
+			return min(a.fetchBackoff.next(a.started, retryAfter), time.Duration(a.config.Refresh))
+		}
+		return a.refreshIn()
+	}
+	a.fetchBackoff.reset()
+	if s == a.session {
+		a.retire()
+	}
+	return a.refreshIn()
+}
+
+func (a *Agent) openGate() error {
+	if err := a.volume.OpenGate(); err != nil {
+		return err
+	}
+	a.open, a.started = true, true
+	a.log.Info("ready", "after", time.Since(a.began).Round(time.Millisecond))
+	return errors.Join(a.volume.RemovePrivate(keptRevoked), a.volume.RemovePrivate(keptStatus))
+}
+
+// refreshIn spreads the reads of pods that started together.
+func (a *Agent) refreshIn() time.Duration {
+	every := time.Duration(a.config.Refresh)
+	return every - every/10 + jitter(every/5)
+}
+
+// retire revokes the tokens that are not in use any more. What cannot be
+// revoked now runs out by itself.
+func (a *Agent) retire() {
+	for _, old := range a.retired {
+		if err := old.revoke(context.Background()); err != nil {
+			a.log.Debug("the old token runs out by itself", "reason", err)
+		}
+	}
+	a.retired = nil
+}
+
+// end is what SIGTERM leads to. Apps may still run, or start again: before the
+// token is revoked, the note that it was is written, and the gate is closed, so
+// that no app starts on what may be dead.
+func (a *Agent) end() {
+	if a.session == nil || a.session.Batch {
+		a.log.Info("ended")
+		return
+	}
+	var err error
+	if a.started {
+		err = a.volume.WritePrivate(keptRevoked, nil)
+		if err == nil {
+			err = a.volume.CloseGate()
+		}
+	}
+	if err == nil {
+		a.setReason("the agent was told to end and has revoked its token")
+		err = a.volume.RemovePrivate(keptToken)
+	}
+	if err == nil {
+		// One bound for all, whatever their number.
+		ctx, cancel := context.WithTimeout(context.Background(), revokeTimeout)
+		defer cancel()
+		for _, s := range append([]*session{a.session}, a.retired...) {
+			err = errors.Join(err, s.revoke(ctx))
+		}
+	}
+	if err != nil {
+		a.log.Warn("ended without revoking the token, which runs out by itself", "reason", err)
+		return
+	}
+	a.log.Info("ended, token revoked")
+}
+
+// giveUp ends a start that took too long. The token stays for the next start,
+// unless a lease hangs on it that nobody will ever use.
+func (a *Agent) giveUp() error {
+	a.leases.mu.Lock()
+	leased := len(a.leases.seen) > 0
+	a.leases.mu.Unlock()
+	if leased && a.session != nil {
+		err := a.volume.RemovePrivate(keptToken)
+		if err = errors.Join(err, a.session.revoke(context.Background())); err != nil {
+			a.log.Warn("giving up without revoking the token, which runs out by itself", "reason", err)
+		}
+	}
+	reason := a.reason
+	if reason == "" {
+		reason = "Vault has not answered yet"
+	}
+	return fmt.Errorf("no files after %s: %s", a.config.StartTimeout, reason)
+}
+
+// tell logs a problem once, and again when its text changes. Before the first
+// publication it is also what the pod's status shows.
+func (a *Agent) tell(about string, p *Problem) {
+	level := slog.LevelWarn
+	if p.Act {
+		level = slog.LevelError
+	}
+	if a.told[about] == p.Text {
+		level = slog.LevelDebug
+	}
+	a.told[about] = p.Text
+	a.log.Log(context.Background(), level, p.Text, "someoneMustAct", p.Act)
+	if !a.open && about == "token" {
+		a.setReason(p.Text)
+	}
+}
+
+func (a *Agent) setReason(text string) {
+	if a.reason == text {
+		return
+	}
+	a.reason = text
+	if err := a.volume.WritePrivate(keptStatus, []byte(oneLine(text)+"\n")); err != nil {
+		a.log.Warn("writing the reason of not being ready", "error", err)
+	}
+}

@@ -1,0 +1,31 @@
+package agent
+
+import "time"
+
+// The longest pauses between tries. An app waits for its first files, so until
+// then the tries are closer together.
+const (
+	firstPause    = 500 * time.Millisecond
+	shortestPause = 50 * time.Millisecond
+	longestStart  = 10 * time.Second
+	longestLater  = 2 * time.Minute
+)
+
+// backoff spaces out tries with full jitter: anything between nothing and a
+// bound that doubles, so that thousands of agents whose Vault comes back spread
+// themselves out.
+type backoff struct{ tries int }
+
+func (b *backoff) reset() { b.tries = 0 }
+
+// next returns the pause before the next try, which starts no earlier than the
+// server asked for.
+func (b *backoff) next(later bool, retryAfter time.Duration) time.Duration {
+	longest := longestStart
+	if later {
+		longest = longestLater
+	}
+	bound := min(firstPause<<min(b.tries, 16), longest)
+	b.tries++
+	return max(shortestPause, retryAfter) + jitter(bound)
+}

@@ -1,0 +1,297 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"path"
+	"strings"
+	"sync"
+
+	"github.com/latchkey-dev/latchkey/internal/render"
+	"github.com/latchkey-dev/latchkey/internal/render/sealed"
+)
+
+// concurrency bounds the calls that one agent has under way.
+const concurrency = 4
+
+// rendered is the outcome of one file of a round.
+type rendered struct {
+	content sealed.Value[[]byte]
+	err     error
+}
+
+// round reads every secret once, however many files want it, and renders all
+// files.
+type round struct {
+	agent   *Agent
+	session *session
+	ctx     context.Context
+
+	mu    sync.Mutex
+	calls map[string]*call
+	// down is set once a call failed in a way that all others would: then the
+	// round is over, and a Vault in trouble is left alone.
+	down *Problem
+}
+
+type call struct {
+	done   chan struct{}
+	secret *render.Secret
+	err    error
+}
+
+// fetch runs one round. It changes nothing but the cache of mounts.
+func (a *Agent) fetch(ctx context.Context, s *session) []rendered {
+	r := &round{agent: a, session: s, ctx: ctx, calls: make(map[string]*call)}
+	out := make([]rendered, len(a.files))
+	var wg sync.WaitGroup
+	slots := make(chan struct{}, concurrency)
+	for i, file := range a.files {
+		wg.Go(func() {
+			slots <- struct{}{}
+			defer func() { <-slots }()
+			out[i].content, out[i].err = file.Render(r.lookup)
+		})
+	}
+	wg.Wait()
+	return out
+}
+
+// lookup is the render.Lookup of a round.
+func (r *round) lookup(secret string, kv int) (*render.Secret, error) {
+	at, err := r.resolve(secret, kv)
+	if err != nil {
+		return nil, err
+	}
+	key := at.path + "?" + at.query.Encode()
+	r.mu.Lock()
+	c, known := r.calls[key]
+	if !known {
+		c = &call{done: make(chan struct{})}
+		r.calls[key] = c
+	}
+	r.mu.Unlock()
+	if !known {
+		c.secret, c.err = r.read(at)
+		close(c.done)
+	}
+	<-c.done
+	return c.secret, c.err
+}
+
+// location is where a secret lies in Vault's API.
+type location struct {
+	path  string
+	query url.Values
+	mount string // "" where it was not asked for
+	kv2   bool   // the path is that of a KV v2 secret's data
+}
+
+// resolve turns what a pod's author writes into the path of the API: on a KV
+// v2 mount kv/app and kv/data/app are the same secret.
+func (r *round) resolve(secret string, kv int) (location, error) {
+	p, rawQuery, _ := strings.Cut(strings.Trim(secret, "/"), "?")
+	query, err := url.ParseQuery(rawQuery)
+	if err != nil || len(query) > 1 || len(query) == 1 && !query.Has("version") {
+		return location{}, &Problem{Act: true, Text: fmt.Sprintf("secret %q has a query (only ?version=N is known)", secret)}
+	}
+	if p == "" || path.Clean(p) != p || p == ".." || strings.HasPrefix(p, "../") || strings.ContainsAny(p, "#\\") {
+		return location{}, &Problem{Act: true, Text: fmt.Sprintf("secret %q is no path (an API path such as \"kv/app\")", secret)}
+	}
+	at := location{path: p, query: query}
+	switch kv {
+	case 1:
+		return at, nil
+	case 2:
+		// Nobody asked Vault where the mount ends: what has no data/ in it is
+		// taken to lie on a mount of one name.
+		if mount, _, ok := strings.Cut(p, "/data/"); ok {
+			at.mount = mount + "/"
+		} else {
+			mount, _, _ := strings.Cut(p, "/")
+			at.mount = mount + "/"
+		}
+	default:
+		m, err := r.mountOf(p)
+		if err != nil {
+			return location{}, err
+		}
+		at.mount = m.path
+		if !m.kv2 {
+			return at, nil
+		}
+	}
+	rest := strings.TrimPrefix(p, at.mount)
+	kind, _, _ := strings.Cut(rest, "/")
+	switch kind {
+	case "metadata", "subkeys":
+		return at, nil
+	case "data":
+		at.kv2 = true
+	default:
+		at.kv2, at.path = true, at.mount+"data/"+rest
+	}
+	return at, nil
+}
+
+// read asks Vault for one secret.
+func (r *round) read(at location) (*render.Secret, error) {
+	doing := fmt.Sprintf("reading %q", at.path)
+	if p := r.agent.leasedAt(at.path); p != nil {
+		return nil, p
+	}
+	if p := r.isDown(); p != nil {
+		return nil, p
+	}
+	e := &exchange{}
+	s, err := r.session.secrets.Logical().ReadWithDataWithContext(watch(r.ctx, e), at.path, at.query)
+	switch {
+	case err != nil:
+		p := r.failed(classify(doing, err, e))
+		if p.Denied {
+			p.Text += fmt.Sprintf(" (a policy of role %q must allow read on it)", r.agent.config.Vault.Auth.Role)
+		}
+		return nil, p
+	case s != nil && s.WrapInfo != nil:
+		return nil, &Problem{Text: doing + ": answered with a wrapped secret that nobody asked for"}
+	case e.status == http.StatusNotFound:
+		// The mount may be another by now.
+		r.agent.mounts.forget(at.mount)
+		text := "no such secret (404): write it, or correct the path"
+		if s != nil && s.Data["metadata"] != nil {
+			text = "its version is deleted (404): undelete it, or write a new one"
+		}
+		return nil, &Problem{Act: true, Text: doing + ": " + text}
+	case s != nil && s.LeaseID != "":
+		return nil, r.agent.refuseLeased(at.path)
+	case s == nil || s.Data == nil:
+		return nil, &Problem{Text: fmt.Sprintf("%s: answered %d without data", doing, e.status)}
+	case at.kv2:
+		if _, ok := s.Data["data"].(map[string]any); !ok {
+			return nil, &Problem{Text: fmt.Sprintf("%s: answered %d without data of a KV v2 secret", doing, e.status)}
+		}
+	}
+	return render.NewSecret(render.View{
+		RequestID: s.RequestID, LeaseDuration: s.LeaseDuration, Renewable: s.Renewable, Data: s.Data, Warnings: s.Warnings,
+	}, at.kv2), nil
+}
+
+func (r *round) isDown() *Problem {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.down
+}
+
+func (r *round) failed(p *Problem) *Problem {
+	if p.Everywhere || p.InvalidToken {
+		r.mu.Lock()
+		r.down = p
+		r.mu.Unlock()
+	}
+	return p
+}
+
+// mount is one engine of Vault.
+type mount struct {
+	path string // with a final slash
+	kv2  bool
+}
+
+// mounts remembers what Vault said of its mounts. A question that failed is
+// asked again: taking a KV v2 mount for another would read the wrong path.
+type mounts struct {
+	mu    sync.Mutex
+	known map[string]mount
+}
+
+func (m *mounts) find(p string) (mount, bool) {
+	for at := p; at != "."; at = path.Dir(at) {
+		if found, ok := m.known[at+"/"]; ok {
+			return found, true
+		}
+	}
+	return mount{}, false
+}
+
+func (m *mounts) forget(at string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(m.known, at)
+}
+
+// mountOf asks Vault, once for each mount, what lies at a path. Holding the
+// lock while asking makes all others who want the same mount wait for the
+// answer.
+func (r *round) mountOf(p string) (mount, error) {
+	m := &r.agent.mounts
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if found, ok := m.find(p); ok {
+		return found, nil
+	}
+	if down := r.isDown(); down != nil {
+		return mount{}, down
+	}
+	doing := fmt.Sprintf("asking for the mount of %q", p)
+	e := &exchange{}
+	s, err := r.session.secrets.Logical().ReadWithContext(watch(r.ctx, e), "sys/internal/ui/mounts/"+p)
+	if err != nil {
+		problem := r.failed(classify(doing, err, e))
+		if problem.Denied {
+			problem.Text += fmt.Sprintf(" (no such mount, or no policy of role %q allows anything on it)", r.agent.config.Vault.Auth.Role)
+		}
+		return mount{}, problem
+	}
+	if s == nil || s.Data == nil {
+		return mount{}, &Problem{Text: fmt.Sprintf("%s: answered %d without data (state kv: 1 or kv: 2 if it stays so)", doing, e.status)}
+	}
+	at, _ := s.Data["path"].(string)
+	if at == "" || !strings.HasPrefix(p+"/", at) {
+		return mount{}, &Problem{Text: fmt.Sprintf("%s: answered with mount %q", doing, at)}
+	}
+	kind, _ := s.Data["type"].(string)
+	options, _ := s.Data["options"].(map[string]any)
+	found := mount{path: at, kv2: kind == "kv" && options["version"] == "2"}
+	if m.known == nil {
+		m.known = make(map[string]mount)
+	}
+	m.known[at] = found
+	return found, nil
+}
+
+// leases remembers which secrets came with a lease, so that none is asked for
+// a second time.
+type leases struct {
+	mu   sync.Mutex
+	seen map[string]*Problem
+}
+
+func (a *Agent) refuseLeased(p string) *Problem {
+	problem := &Problem{Act: true, Text: fmt.Sprintf("reading %q: the answer has a lease, which this release cannot keep alive (use a secret of a KV engine)", p)}
+	a.leases.mu.Lock()
+	defer a.leases.mu.Unlock()
+	if a.leases.seen == nil {
+		a.leases.seen = make(map[string]*Problem)
+	}
+	a.leases.seen[p] = problem
+	return problem
+}
+
+func (a *Agent) leasedAt(p string) *Problem {
+	a.leases.mu.Lock()
+	defer a.leases.mu.Unlock()
+	return a.leases.seen[p]
+}
+
+// problemOf returns err as a Problem: what is none is about rendering, which
+// only someone who changes template or secret can remedy.
+func problemOf(err error) *Problem {
+	var p *Problem
+	if errors.As(err, &p) {
+		return p
+	}
+	return &Problem{Act: true, Text: err.Error()}
+}
