@@ -1,0 +1,32 @@
+package cluster
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"path/filepath"
+
+	"github.com/latchkey-dev/latchkey/test/cluster/build"
+)
+
+// ensureParts finds the binaries in the cache or builds them.
+func (s *startup) ensureParts(ctx context.Context) error {
+	parts, err := build.Ensure(ctx, build.Options{
+		Root:  s.Checkout,
+		Cache: filepath.Dir(s.dir),
+		Log:   s.Log,
+		Want: []string{
+			"etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy", "kubectl",
+			"containerd", "containerd-shim-runc-v2", "ctr", "runc", "bridge", "host-local", "loopback", "portmap",
+			"images", "pause", "busybox", "coredns", "vault",
+		},
+	})
+	if err != nil {
+		return fmt.Errorf("building the parts of the box: %w", err)
+	}
+	s.parts = parts
+	lasting := maps.Clone(parts)
+	delete(lasting, "images") // is not in the box
+	s.fingerprint, err = fingerprintOf(lasting)
+	return err
+}
