@@ -30,6 +30,8 @@ import (
 	"github.com/hashicorp/vault/internalshared/configutil"
 	"github.com/hashicorp/vault/sdk/helper/logging"
 	"github.com/hashicorp/vault/vault"
+
+	"github.com/latchkey-dev/latchkey/test/cluster/parts/vault/storage"
 )
 
 // options are the command line.
@@ -86,7 +88,7 @@ func run(ctx context.Context, o options) error {
 	if err := os.MkdirAll(o.data, 0o700); err != nil {
 		return fmt.Errorf("making the data directory: %w", err)
 	}
-	store, err := openStorage(filepath.Join(o.data, "vault.db"))
+	store, err := storage.Open(filepath.Join(o.data, "vault.db"))
 	if err != nil {
 		return err
 	}

@@ -1,4 +1,5 @@
-package main
+// Package storage keeps what Vault stores in one file.
+package storage
 
 import (
 	"bytes"
@@ -13,14 +14,14 @@ import (
 
 var bucket = []byte("vault")
 
-// storage keeps Vault's (already encrypted) entries in one bbolt file: each write is one transaction, so that a kill at
+// Backend keeps Vault's (already encrypted) entries in one bbolt file: each write is one transaction, so that a kill at
 // any moment leaves the entry old or new, which Vault's own file storage does not promise for its listings.
-type storage struct{ db *bbolt.DB }
+type Backend struct{ db *bbolt.DB }
 
-var _ physical.Backend = (*storage)(nil)
+var _ physical.Backend = (*Backend)(nil)
 
-// openStorage opens or makes the file. It waits a moment for a predecessor that is still being killed.
-func openStorage(file string) (*storage, error) {
+// Open opens or makes the file. It waits up to 10 s for a predecessor that is still being killed.
+func Open(file string) (*Backend, error) {
 	db, err := bbolt.Open(file, 0o600, &bbolt.Options{
 		Timeout: 10 * time.Second,
 		// Pages that were written outlive the process; only a power cut would need them on the disk.
@@ -37,26 +38,28 @@ func openStorage(file string) (*storage, error) {
 		db.Close()
 		return nil, fmt.Errorf("preparing the storage %s: %w", file, err)
 	}
-	return &storage{db}, nil
+	return &Backend{db}, nil
 }
 
 // Close writes everything to the disk and releases the file.
-func (s *storage) Close() error {
-	if err := s.db.Sync(); err != nil {
+func (b *Backend) Close() error {
+	if err := b.db.Sync(); err != nil {
 		return fmt.Errorf("writing the storage to the disk: %w", err)
 	}
-	return s.db.Close()
+	return b.db.Close()
 }
 
-func (s *storage) Put(_ context.Context, entry *physical.Entry) error {
-	return s.db.Update(func(tx *bbolt.Tx) error {
+// Put stores an entry under its key.
+func (b *Backend) Put(_ context.Context, entry *physical.Entry) error {
+	return b.db.Update(func(tx *bbolt.Tx) error {
 		return tx.Bucket(bucket).Put([]byte(entry.Key), entry.Value)
 	})
 }
 
-func (s *storage) Get(_ context.Context, key string) (*physical.Entry, error) {
+// Get returns the entry under key, or nil without one.
+func (b *Backend) Get(_ context.Context, key string) (*physical.Entry, error) {
 	var entry *physical.Entry
-	err := s.db.View(func(tx *bbolt.Tx) error {
+	err := b.db.View(func(tx *bbolt.Tx) error {
 		if value := tx.Bucket(bucket).Get([]byte(key)); value != nil {
 			entry = &physical.Entry{Key: key, Value: bytes.Clone(value)}
 		}
@@ -65,16 +68,17 @@ func (s *storage) Get(_ context.Context, key string) (*physical.Entry, error) {
 	return entry, err
 }
 
-func (s *storage) Delete(_ context.Context, key string) error {
-	return s.db.Update(func(tx *bbolt.Tx) error {
+// Delete removes the entry under key, if there is one.
+func (b *Backend) Delete(_ context.Context, key string) error {
+	return b.db.Update(func(tx *bbolt.Tx) error {
 		return tx.Bucket(bucket).Delete([]byte(key))
 	})
 }
 
 // List returns the names directly below prefix, folders with a final slash, sorted and once each.
-func (s *storage) List(_ context.Context, prefix string) ([]string, error) {
+func (b *Backend) List(_ context.Context, prefix string) ([]string, error) {
 	var names []string
-	err := s.db.View(func(tx *bbolt.Tx) error {
+	err := b.db.View(func(tx *bbolt.Tx) error {
 		cursor := tx.Bucket(bucket).Cursor()
 		key, _ := cursor.Seek([]byte(prefix))
 		for key != nil && bytes.HasPrefix(key, []byte(prefix)) {
