@@ -31,8 +31,9 @@ type Options struct {
 // Parts maps the name of a program to its absolute path.
 type Parts map[string]string
 
-// Ensure returns the wanted programs after building or fetching what is not in the cache. It also installs the host's
-// tools that a cluster needs and the host lacks, and for that alone it needs root. Two runs at once build once.
+// Ensure returns the wanted programs, and those that come with them, after building or fetching what is not in the cache.
+// It also installs the host's tools that a cluster needs and the host lacks, and for that alone it needs root. Two runs at
+// once build once. The error of a build has what the compiler printed.
 func Ensure(ctx context.Context, o Options) (Parts, error) {
 	b, err := newBuilder(o)
 	if err != nil {
@@ -226,11 +227,7 @@ func (b *builder) make(ctx context.Context, s source, position string) error {
 	if s.deb != "" {
 		verb, work = "fetching", b.fetchDeb
 	}
-	what := s.name
-	if len(s.programs) > 1 {
-		what += ": " + strings.Join(s.programs, ", ")
-	}
-	stop := b.report(fmt.Sprintf("%s %s (%s)", verb, what, position))
+	stop := b.report(fmt.Sprintf("%s %s (%s)", verb, s.name, position))
 	defer stop()
 	if err := work(ctx, s); err != nil {
 		return fmt.Errorf("%s %s: %w", verb, s.name, err)

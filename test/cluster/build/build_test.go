@@ -81,7 +81,7 @@ func TestBuildsOnceAndAgainWhenASourceChanged(t *testing.T) {
 	if _, ok := first["rare"]; ok || len(first) != 3 {
 		t.Errorf("parts %v: want one, left and right", first)
 	}
-	want := "building one (1 of 2)\nbuilding pair: left, right (2 of 2)\nbuilt what the cluster is made of in "
+	want := "building one (1 of 2)\nbuilding pair (2 of 2)\nbuilt what the cluster is made of in "
 	if !strings.HasPrefix(log.String(), want) {
 		t.Errorf("log:\n%s\nwant:\n%s", &log, want)
 	}
