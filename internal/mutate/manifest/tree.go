@@ -1,0 +1,164 @@
+package manifest
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+
+	"go.yaml.in/yaml/v3"
+	sigsyaml "sigs.k8s.io/yaml"
+)
+
+// parseTree reads a document with its comments, its order and its styles.
+func parseTree(text, asJSON []byte) (*yaml.Node, error) {
+	root, err := parse(text)
+	if err != nil {
+		return nil, err
+	}
+	switch {
+	case shared(root):
+		// An addition to one place would appear in all that share it.
+		plain, err := sigsyaml.JSONToYAML(asJSON)
+		if err != nil {
+			return nil, fmt.Errorf("writing YAML: %w", err)
+		}
+		return parse(plain)
+	case bytes.HasPrefix(bytes.TrimSpace(text), []byte("{")):
+		plainStyle(root) // JSON becomes YAML as people write it
+	}
+	return root, nil
+}
+
+func parse(text []byte) (*yaml.Node, error) {
+	var doc yaml.Node
+	if err := yaml.Unmarshal(text, &doc); err != nil {
+		return nil, fmt.Errorf("reading YAML: %w", err)
+	}
+	if len(doc.Content) != 1 {
+		return nil, errors.New("reading YAML: no content")
+	}
+	return &doc, nil
+}
+
+// shared tells whether parts of the document stand for other parts.
+func shared(n *yaml.Node) bool {
+	return n.Kind == yaml.AliasNode || n.Tag == "!!merge" || slices.ContainsFunc(n.Content, shared)
+}
+
+func plainStyle(n *yaml.Node) {
+	n.Style = 0
+	for _, c := range n.Content {
+		plainStyle(c)
+	}
+}
+
+// pointer is the tokens of a JSON pointer (RFC 6901).
+func pointer(path string) []string {
+	tokens := strings.Split(strings.TrimPrefix(path, "/"), "/")
+	for i := range tokens {
+		tokens[i] = strings.ReplaceAll(strings.ReplaceAll(tokens[i], "~1", "/"), "~0", "~")
+	}
+	return tokens
+}
+
+// add does to a tree what the operation "add" of RFC 6902 does to JSON.
+func add(n *yaml.Node, tokens []string, value any) error {
+	if n.Kind == yaml.DocumentNode {
+		return add(n.Content[0], tokens, value)
+	}
+	token, rest := tokens[0], tokens[1:]
+	i := len(n.Content)
+	switch n.Kind {
+	case yaml.MappingNode:
+		for i = 0; i < len(n.Content) && n.Content[i].Value != token; i += 2 {
+		}
+		i++ // from the key to its value
+	case yaml.SequenceNode:
+		if token != "-" {
+			var err error
+			if i, err = strconv.Atoi(token); err != nil || i < 0 || i > len(n.Content) {
+				return fmt.Errorf("no position %q in a list of %d", token, len(n.Content))
+			}
+		}
+	default:
+		return fmt.Errorf("%q is below neither a map nor a list", token)
+	}
+	if len(rest) > 0 {
+		if i >= len(n.Content) {
+			return fmt.Errorf("there is no %q", token)
+		}
+		return add(n.Content[i], rest, value)
+	}
+	item, err := node(value)
+	if err != nil {
+		return err
+	}
+	switch {
+	case n.Kind == yaml.SequenceNode:
+		n.Content = slices.Insert(n.Content, i, item)
+	case i < len(n.Content):
+		n.Content[i] = item
+	default:
+		n.Content = append(n.Content, &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!str", Value: token}, item)
+	}
+	return nil
+}
+
+// node is a value as YAML, in the order of its JSON.
+func node(value any) (*yaml.Node, error) {
+	var buf bytes.Buffer
+	enc := json.NewEncoder(&buf)
+	enc.SetEscapeHTML(false)
+	if err := enc.Encode(value); err != nil {
+		return nil, fmt.Errorf("encoding: %w", err)
+	}
+	doc, err := parse(buf.Bytes())
+	if err != nil {
+		return nil, err
+	}
+	plainStyle(doc)
+	return doc.Content[0], nil
+}
+
+// encodeTree writes a tree in the layout of the text that it comes from.
+func encodeTree(n *yaml.Node, text []byte) ([]byte, error) {
+	var buf bytes.Buffer
+	enc := yaml.NewEncoder(&buf)
+	enc.SetIndent(2)
+	if compactLists(text) {
+		enc.CompactSeqIndent()
+	}
+	if err := enc.Encode(n); err != nil {
+		return nil, fmt.Errorf("writing YAML: %w", err)
+	}
+	if err := enc.Close(); err != nil {
+		return nil, fmt.Errorf("writing YAML: %w", err)
+	}
+	return buf.Bytes(), nil
+}
+
+// compactLists tells whether the text has its list items as far left as the
+// list's key, which is the commoner way in Kubernetes.
+func compactLists(text []byte) bool {
+	key := -1 // indentation of the key on the line before
+	for line := range strings.Lines(string(text)) {
+		line = strings.TrimRight(line, " \r\n")
+		body := strings.TrimLeft(line, " ")
+		indent := len(line) - len(body)
+		if key >= 0 && strings.HasPrefix(body, "- ") {
+			return indent == key
+		}
+		key = -1
+		if strings.HasSuffix(body, ":") {
+			for strings.HasPrefix(body, "- ") {
+				body, indent = body[2:], indent+2
+			}
+			key = indent
+		}
+	}
+	return true
+}

@@ -1,0 +1,189 @@
+// Package server runs the injector: the webhook over TLS, and beside it an
+// address for probes and metrics. It depends on nothing but its files, so that
+// pods can be injected while everything else is down.
+package server
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"path/filepath"
+	"strconv"
+	"sync/atomic"
+	"time"
+
+	"sigs.k8s.io/controller-runtime/pkg/certwatcher"
+	"sigs.k8s.io/controller-runtime/pkg/webhook"
+
+	"github.com/latchkey-dev/latchkey/internal/mutate"
+)
+
+// Options say what to serve, and where.
+type Options struct {
+	// ConfigFile is the operator's configuration; empty is the built-in one.
+	ConfigFile string
+	// Listen is the webhook's address, OpsListen that of probes and metrics:
+	// each host:port with an optional host.
+	Listen, OpsListen string
+	// CertDir holds tls.crt and tls.key. They may come later than the process,
+	// and change.
+	CertDir string
+	// Drain is how long requests are still taken after the end was asked for:
+	// until every API server has heard that this replica is not ready.
+	Drain time.Duration
+	Log   *slog.Logger
+}
+
+const (
+	reloadEvery = 10 * time.Second
+	certEvery   = time.Second
+)
+
+// server is what the parts share.
+type server struct {
+	Options
+	config  *configFile
+	metrics *metrics
+	// state is the reason not to be ready, empty when ready.
+	state atomic.Pointer[string]
+}
+
+func (s *server) is(state string) { s.state.Store(&state) }
+
+// Run serves until ctx ends and requests under way are answered.
+func Run(ctx context.Context, o Options) error {
+	s := &server{Options: o, metrics: newMetrics()}
+	s.is("starting")
+	var err error
+	if s.config, err = openConfig(o.ConfigFile, o.Log, s.metrics); err != nil {
+		return err
+	}
+	host, port, err := splitAddress(o.Listen)
+	if err != nil {
+		return fmt.Errorf("webhook address: %w", err)
+	}
+	ops, err := net.Listen("tcp", o.OpsListen)
+	if err != nil {
+		return fmt.Errorf("listening for probes and metrics: %w", err)
+	}
+
+	// Serving outlasts ctx by the time of draining.
+	serving, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	opsServer := &http.Server{Handler: s.opsHandler(), ReadHeaderTimeout: 5 * time.Second}
+	failed := make(chan error, 2)
+	go func() { failed <- opsServer.Serve(ops) }()
+	defer func() { _ = opsServer.Close() }()
+	go s.config.watch(serving, reloadEvery)
+
+	certs, err := s.waitForCertificate(ctx)
+	if err != nil {
+		return nil //nolint:nilerr // asked to end before there was anything to serve
+	}
+	go func() {
+		if err := certs.Start(serving); err != nil {
+			o.Log.Warn("watching certificate", "error", err)
+		}
+	}()
+
+	hook := webhook.NewServer(webhook.Options{
+		Host: host,
+		Port: port,
+		TLSOpts: []func(*tls.Config){func(c *tls.Config) {
+			c.MinVersion = tls.VersionTLS12
+			c.NextProtos = []string{"h2", "http/1.1"}
+			c.GetCertificate = certs.GetCertificate
+		}},
+	})
+	hook.Register("/mutate", &mutate.Handler{Config: s.config.current.Load, Log: o.Log, Observe: s.metrics.observe})
+	done := make(chan error, 1)
+	go func() { done <- hook.Start(serving) }()
+	go s.readyOnceUp(serving, hook)
+	o.Log.Info("serving", "listen", o.Listen, "opsListen", o.OpsListen)
+
+	select {
+	case err = <-done:
+		return fmt.Errorf("serving webhook: %w", err)
+	case err = <-failed:
+		return fmt.Errorf("serving probes and metrics: %w", err)
+	case <-ctx.Done():
+	}
+	s.is("shutting down")
+	o.Log.Info("draining", "duration", o.Drain)
+	drained := time.NewTimer(o.Drain)
+	defer drained.Stop()
+	select {
+	case <-drained.C:
+	case err = <-done:
+		return fmt.Errorf("serving webhook: %w", err)
+	}
+	stop()
+	if err := <-done; err != nil {
+		return fmt.Errorf("serving webhook: %w", err)
+	}
+	o.Log.Info("stopped")
+	return nil
+}
+
+// readyOnceUp says that the webhook is ready when it answers a handshake.
+func (s *server) readyOnceUp(ctx context.Context, hook webhook.Server) {
+	check := hook.StartedChecker()
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	starting := s.state.Load()
+	for check(nil) != nil {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+	ready := ""
+	// Draining may have begun meanwhile.
+	s.state.CompareAndSwap(starting, &ready)
+}
+
+// waitForCertificate waits for the serving certificate, which may be made
+// after this process has started. The error is that of ctx.
+func (s *server) waitForCertificate(ctx context.Context) (*certwatcher.CertWatcher, error) {
+	tick := time.NewTicker(certEvery)
+	defer tick.Stop()
+	for last := ""; ; {
+		certs, err := certwatcher.New(filepath.Join(s.CertDir, "tls.crt"), filepath.Join(s.CertDir, "tls.key"))
+		if err == nil {
+			s.is("starting")
+			certs.RegisterCallback(func(c tls.Certificate) {
+				if c.Leaf != nil {
+					s.metrics.certificate.Set(float64(c.Leaf.NotAfter.Unix()))
+				}
+			})
+			return certs, nil
+		}
+		if msg := err.Error(); msg != last {
+			last = msg
+			s.is("waiting for certificate: " + msg)
+			s.Log.Warn("waiting for certificate", "error", err)
+		}
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-tick.C:
+		}
+	}
+}
+
+func splitAddress(address string) (string, int, error) {
+	host, service, err := net.SplitHostPort(address)
+	if err != nil {
+		return "", 0, fmt.Errorf("%q (host:port, such as \":8443\")", address)
+	}
+	port, err := strconv.ParseUint(service, 10, 16)
+	if err != nil || port == 0 {
+		return "", 0, fmt.Errorf("%q: %w", address, errors.New("the port is no number from 1 to 65535"))
+	}
+	return host, int(port), nil
+}
