@@ -102,6 +102,14 @@ func (c *Cluster) String() string {
 // IsBox reports whether the cluster is the box, whose daemons can be killed.
 func (c *Cluster) IsBox() bool { return c.box != nil }
 
+// Tool returns a program that goes with the cluster (kubectl, helm): the box's own, or the one on the PATH.
+func (c *Cluster) Tool(name string) string {
+	if c.box == nil {
+		return name
+	}
+	return c.box.bin(name)
+}
+
 // CA returns the certificate (PEM) of the authority behind IssueServing.
 func (c *Cluster) CA() []byte { return c.ca.pem() }
 

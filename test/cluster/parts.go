@@ -18,7 +18,7 @@ func (s *startup) ensureParts(ctx context.Context) error {
 		Want: []string{
 			"etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy", "kubectl",
 			"containerd", "containerd-shim-runc-v2", "ctr", "runc", "bridge", "host-local", "loopback", "portmap",
-			"images", "pause", "busybox", "coredns", "vault",
+			"images", "pause", "busybox", "coredns", "vault", "helm",
 		},
 	})
 	if err != nil {
@@ -26,7 +26,9 @@ func (s *startup) ensureParts(ctx context.Context) error {
 	}
 	s.parts = parts
 	lasting := maps.Clone(parts)
-	delete(lasting, "images") // is not in the box
+	for _, tool := range []string{"images", "helm"} { // are not in the box
+		delete(lasting, tool)
+	}
 	s.fingerprint, err = fingerprintOf(lasting)
 	return err
 }

@@ -16,6 +16,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -43,26 +44,28 @@ func (b Box) Up(ctx context.Context, o Options) error {
 	}
 	defer unlock()
 
-	s := &startup{Box: b, Options: o, began: time.Now()}
-	if err := s.ensureParts(ctx); err != nil {
-		return err
-	}
 	old, err := b.readRecord()
 	if err != nil {
 		return err
 	}
-	if old != nil && old.Init.alive() {
+	runs := old != nil && old.Init.alive()
+	if runs {
 		if err := refuseForeign(old, o); err != nil {
 			return err
 		}
-		switch err := b.healthy(ctx, old, s.fingerprint); {
-		case err == nil:
+	}
+	s := &startup{Box: b, Options: o, began: time.Now()}
+	if err := s.ensureParts(ctx); err != nil {
+		return err
+	}
+	if runs {
+		err := b.healthy(ctx, old, s.fingerprint)
+		if err == nil {
 			fmt.Fprintf(o.Log, "the box runs already, since %s\n", old.Started.Format(time.DateTime))
 			s.record = old
 			return s.finish()
-		default:
-			s.say("the box that runs is not good, starting anew: %v", err)
 		}
+		s.say("the box that runs is not good, starting anew: %v", err)
 	}
 	if err := b.clean(old); err != nil {
 		return fmt.Errorf("cleaning up an earlier box: %w", err)
@@ -96,9 +99,12 @@ type startup struct {
 	parts       build.Parts
 	fingerprint string
 	record      *record
+	mu          sync.Mutex // one line at a time
 }
 
 func (s *startup) say(format string, args ...any) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	fmt.Fprintf(s.Log, "%6.1fs  %s\n", time.Since(s.began).Seconds(), fmt.Sprintf(format, args...))
 }
 
@@ -115,9 +121,8 @@ func (s *startup) run(ctx context.Context) error {
 		return err
 	}
 	s.say("etcd, containerd and kube-apiserver started")
-	if err := s.loadImages(ctx); err != nil {
-		return err
-	}
+	images := make(chan error, 1)
+	go func() { images <- s.loadImages(ctx) }()
 	if err := s.wait(ctx, "the API server", time.Minute, func(ctx context.Context) error {
 		return s.quietKubectl(ctx, "get", "--raw", "/readyz")
 	}); err != nil {
@@ -127,6 +132,9 @@ func (s *startup) run(ctx context.Context) error {
 		return err
 	}
 	s.say("controller-manager, scheduler, kube-proxy and kubelet started")
+	if err := <-images; err != nil {
+		return err
+	}
 	if err := s.addons(ctx); err != nil {
 		return err
 	}
@@ -284,6 +292,23 @@ func (s *startup) wait(ctx context.Context, what string, limit time.Duration, tr
 		case <-retry.C:
 		}
 	}
+}
+
+// waitPod is wait for something in a pod: if it fails, the warnings about the pod are part of the error.
+func (s *startup) waitPod(ctx context.Context, what, namespace string, limit time.Duration, try func(context.Context) error) error {
+	err := s.wait(ctx, what, limit, try)
+	if err == nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+	defer cancel()
+	events, failure := s.kubectl(ctx, "get", "events", "-n", namespace, "--field-selector=type=Warning",
+		"-o=custom-columns=OBJECT:.involvedObject.name,REASON:.reason,MESSAGE:.message")
+	if failure != nil {
+		return err
+	}
+	text, _ := events.Output()
+	return fmt.Errorf("%w\n%s", err, text)
 }
 
 // deadDaemon returns an error with the end of the log of a daemon that has ended, if there is one.
