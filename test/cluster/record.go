@@ -74,13 +74,12 @@ func identify(pid int) (processID, error) {
 	if err != nil {
 		return processID{}, err
 	}
-	// The second field is the command in parentheses and may hold anything; the fields after it are plain.
+	// The second field is the command in parentheses and may hold anything; from the third on they are plain.
 	fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
-	const state, start = 3 - 3, 22 - 3
-	if fields[state] == "Z" || fields[state] == "X" {
+	if state := fields[0]; state == "Z" || state == "X" {
 		return processID{}, os.ErrProcessDone
 	}
-	return processID{PID: pid, Start: fields[start], Boot: strings.TrimSpace(string(boot))}, nil
+	return processID{PID: pid, Start: fields[22-3], Boot: strings.TrimSpace(string(boot))}, nil
 }
 
 // alive reports whether this very process still runs.

@@ -269,7 +269,8 @@ func (s *startup) start(commands []Command) error {
 // wait calls try until it succeeds. It gives up when a daemon has died, when the time is up, or when the user stops it,
 // and says now and then that it still waits.
 func (s *startup) wait(ctx context.Context, what string, limit time.Duration, try func(context.Context) error) error {
-	ctx, cancel := context.WithTimeout(ctx, limit)
+	caller := ctx
+	ctx, cancel := context.WithTimeout(caller, limit)
 	defer cancel()
 	retry := time.NewTicker(150 * time.Millisecond)
 	defer retry.Stop()
@@ -277,6 +278,9 @@ func (s *startup) wait(ctx context.Context, what string, limit time.Duration, tr
 	defer remind.Stop()
 	for {
 		err := try(ctx)
+		if caller.Err() != nil {
+			return fmt.Errorf("waiting for %s: %w", what, context.Cause(caller))
+		}
 		if err == nil {
 			s.say("%s: ready", what)
 			return nil

@@ -164,7 +164,7 @@ func needRoot(command string) error {
 	if tool, err := exec.LookPath("go"); err == nil && !slices.Contains(strings.Split("/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", ":"), filepath.Dir(tool)) {
 		line = strings.Replace(line, "sudo", `sudo env "PATH=$PATH"`, 1)
 	}
-	return usageError{fmt.Errorf("namespaces and cgroups need root; run:\n\n    %s\n", line)}
+	return usageError{fmt.Errorf("namespaces and cgroups need root; run: %s", line)}
 }
 
 // checkout returns the root of the working tree that holds the working directory.
