@@ -120,7 +120,9 @@ func (a *Agent) Run(ctx context.Context) error {
 			a.end()
 			return nil
 		case <-token.C:
+			before, lacking := a.session, a.session == nil || a.session.dead || a.relogin
 			token.Reset(a.tend(calls))
+			wanted = wanted || lacking && a.session != before
 		case <-refresh.C:
 			wanted = true
 		case files := <-rounds:
@@ -133,11 +135,10 @@ func (a *Agent) Run(ctx context.Context) error {
 			if !a.started {
 				late.Reset(time.Until(deadline))
 			}
-			if a.session.dead {
-				wanted = true
+			switch {
+			case a.session.dead:
 				token.Reset(a.loginDelay())
-			} else if a.relogin {
-				wanted = true
+			case a.relogin:
 				token.Reset(0)
 			}
 		}
@@ -242,11 +243,13 @@ func (a *Agent) apply(files []rendered, s *session) time.Duration {
 			first = &p
 		}
 		failed++
-		wait = wait || !p.Act || p.Denied
+		wait = wait || !p.Act
 		retryAfter = max(retryAfter, p.RetryAfter)
 		if s == a.session {
 			s.dead = s.dead || p.InvalidToken
-			a.relogin = a.relogin || p.Denied && time.Since(s.LoggedIn) > loginInterval && time.Since(a.loginTried) > loginInterval
+			if p.Denied && time.Since(s.LoggedIn) > loginInterval && time.Since(a.loginTried) > loginInterval {
+				a.relogin, a.loginTried = true, time.Now()
+			}
 		}
 	}
 	if first != nil && !a.open {

@@ -167,7 +167,7 @@ func (r *round) read(at location) (*render.Secret, error) {
 		return nil, &Problem{Act: true, Text: doing + ": " + text}
 	case s != nil && s.LeaseID != "":
 		return nil, r.agent.refuseLeased(at.path)
-	case s == nil || s.Data == nil:
+	case s == nil || len(s.Data) == 0:
 		return nil, &Problem{Text: fmt.Sprintf("%s: answered %d without data", doing, e.status)}
 	case at.kv2:
 		if _, ok := s.Data["data"].(map[string]any); !ok {
@@ -245,7 +245,7 @@ func (r *round) mountOf(p string) (mount, error) {
 		}
 		return mount{}, problem
 	}
-	if s == nil || s.Data == nil {
+	if s == nil || len(s.Data) == 0 {
 		return mount{}, &Problem{Text: fmt.Sprintf("%s: answered %d without data (state kv: 1 or kv: 2 if it stays so)", doing, e.status)}
 	}
 	at, _ := s.Data["path"].(string)

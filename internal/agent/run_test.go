@@ -1,0 +1,227 @@
+package agent
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/latchkey-dev/latchkey/internal/config"
+)
+
+// A pod's life: files, refresh, a change, SIGTERM, and a start after it.
+func TestLife(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPod(t, env("db.env", "kv/app"), env("sub/db.env", "kv/data/app"),
+			config.File{Path: "conf", Template: `{{ with secret "kv/app" }}user={{ .Data.data.username }}{{ end }}`})
+		c := p.start()
+		after(0)
+		p.wantReady()
+		p.wantCalls(callLogin, callMount, callRead)
+		for _, name := range []string{"db.env", "sub/db.env"} {
+			if got := p.file(name); got != appEnv {
+				t.Errorf("%s holds %q", name, got)
+			}
+		}
+		if got := p.file("conf"); got != "user=ada" {
+			t.Errorf("conf holds %q", got)
+		}
+		before, err := os.Stat(filepath.Join(p.dir, "out", "conf"))
+		if err != nil {
+			t.Fatal(err)
+		}
+
+		// Nothing changed: read again, nothing written.
+		after(330 * time.Second)
+		p.wantCalls(callRead)
+
+		p.vault.set(func() {
+			p.vault.secrets["kv/data/app"] = map[string]any{"data": map[string]any{"data": map[string]any{"username": "ada", "password": "new"}, "metadata": map[string]any{"version": 2}}}
+		})
+		after(330 * time.Second)
+		if got := p.file("db.env"); got != "password='new'\nusername='ada'\n" {
+			t.Errorf("after the change: %q", got)
+		}
+		if now, err := os.Stat(filepath.Join(p.dir, "out", "conf")); err != nil || !os.SameFile(before, now) {
+			t.Errorf("a file that did not change was touched (%v)", err)
+		}
+		p.vault.taken()
+
+		if err := c.terminate(); err != nil {
+			t.Fatal(err)
+		}
+		p.wantCalls(callEnd)
+		if p.vault.good() != 0 {
+			t.Error("a token is left")
+		}
+		if ok, reason := p.ready(); ok || !strings.Contains(reason, "revoked") {
+			t.Errorf("after SIGTERM: ready %v, %q", ok, reason)
+		}
+		if b, err := os.ReadFile(filepath.Join(p.dir, "files", "db.env")); err != nil || len(b) == 0 {
+			t.Errorf("a running app lost its file: %v", err)
+		}
+		if _, err := os.Stat(filepath.Join(p.dir, "private", "token.json")); !os.IsNotExist(err) {
+			t.Errorf("the revoked token is kept: %v", err)
+		}
+
+		// The container is started again: a new login, the same directory.
+		c = p.start()
+		after(0)
+		p.wantReady()
+		p.wantCalls(callLogin, callMount, callRead)
+		if _, err := os.Stat(filepath.Join(p.dir, "private", "revoked")); !os.IsNotExist(err) {
+			t.Errorf("the note of the revocation stays: %v", err)
+		}
+		if err := c.terminate(); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
+// After SIGTERM apps may still run: a start that finds Vault down goes on
+// trying, whatever the start timeout says.
+func TestStartAfterRevocationDoesNotGiveUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPod(t, env("db.env", "kv/app"))
+		c := p.start()
+		after(0)
+		if err := c.terminate(); err != nil {
+			t.Fatal(err)
+		}
+		p.vault.set(func() { p.vault.cut = true })
+		c = p.start()
+		after(time.Hour)
+		if ok, reason := p.ready(); ok || !strings.Contains(reason, "connection refused") {
+			t.Errorf("ready %v, %q", ok, reason)
+		}
+		p.vault.set(func() { p.vault.cut = false })
+		after(3 * time.Minute)
+		p.wantReady()
+		c.terminate()
+	})
+}
+
+func TestStartTimeout(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPod(t, env("db.env", "kv/app"))
+		p.vault.cut = true
+		began := time.Now()
+		c := p.start()
+		err := <-c.result
+		if err == nil || !strings.HasPrefix(err.Error(), "no files after 2m0s: logging in to https://vault.test:8200 at auth/kubernetes with role \"payments\" as ServiceAccount shop/checkout (aud \"vault\"") ||
+			!strings.Contains(err.Error(), "connection refused") || strings.Contains(err.Error(), "\n") {
+			t.Errorf("got %v", err)
+		}
+		if d := time.Since(began); d != 2*time.Minute {
+			t.Errorf("gave up after %s", d)
+		}
+		words := filepath.Join(t.TempDir(), "words")
+		LastWords(words, err)
+		if b, _ := os.ReadFile(words); string(b) != err.Error()+"\n" {
+			t.Errorf("last words %q", b)
+		}
+	})
+}
+
+// A Vault that hangs does not make the start timeout late.
+func TestStartTimeoutWhileVaultHangs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPod(t, env("db.env", "kv/app"))
+		p.vault.fault = hang
+		p.conf.StartTimeout = config.Duration(90 * time.Second)
+		began := time.Now()
+		if err := <-p.start().result; err == nil || !strings.Contains(err.Error(), "no answer in time") {
+			t.Errorf("got %v", err)
+		}
+		if d := time.Since(began); d != 90*time.Second {
+			t.Errorf("gave up after %s", d)
+		}
+	})
+}
+
+// The app gets its files soon after Vault comes back.
+func TestVaultDownAtStart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPod(t, env("db.env", "kv/app"))
+		p.vault.cut = true
+		c := p.start()
+		after(20 * time.Second)
+		if ok, reason := p.ready(); ok || !strings.Contains(reason, "connection refused") {
+			t.Errorf("ready %v, %q", ok, reason)
+		}
+		if _, err := os.Stat(filepath.Join(p.dir, "out")); !os.IsNotExist(err) {
+			t.Errorf("the gate is open: %v", err)
+		}
+		p.vault.set(func() { p.vault.cut = false })
+		after(10*time.Second + 100*time.Millisecond)
+		p.wantReady()
+		c.terminate()
+	})
+}
+
+// SIGTERM before the first publication leaves no note: the next start is a
+// first start again, with its timeout.
+func TestTerminatedBeforePublication(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPod(t, env("db.env", "kv/nope"))
+		c := p.start()
+		after(time.Second)
+		if err := c.terminate(); err != nil {
+			t.Fatal(err)
+		}
+		if p.vault.good() != 0 {
+			t.Error("a token is left")
+		}
+		if err := <-p.start().result; err == nil || !strings.Contains(err.Error(), "no such secret") {
+			t.Errorf("got %v", err)
+		}
+	})
+}
+
+// A killed agent takes its token into use again and mints nothing.
+func TestReadoption(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPod(t, env("db.env", "kv/app"))
+		c := p.start()
+		after(time.Minute)
+		dead := p.killed()
+		c.stop()
+		p.vault.set(func() {
+			for _, token := range p.vault.tokens {
+				token.revoked = false
+			}
+		})
+		<-c.result
+		p.vault.set(func() { p.vault.tokens[tokenPrefix+"1"].revoked = false })
+		p.vault.taken()
+		p = dead
+		c = p.start()
+		after(0)
+		p.wantReady()
+		p.wantCalls(callRenew, callMount, callRead)
+
+		// Not by someone else, and not when it is no good.
+		dead = p.killed()
+		other := *p.conf
+		other.Vault.Auth.Role = "payments"
+		other.Vault.Namespace = "team"
+		c.terminate()
+		p.vault.set(func() { p.vault.tokens[tokenPrefix+"1"].revoked = false })
+		p.vault.taken()
+		p = dead
+		p.conf = &other
+		c = p.start()
+		after(0)
+		p.wantCalls(callLogin, callMount, callRead)
+		dead = p.killed()
+		c.terminate()
+		p.vault.taken()
+		p = dead
+		c = p.start()
+		after(0)
+		p.wantCalls(callRenew, callLogin, callMount, callRead)
+		c.terminate()
+	})
+}
