@@ -29,8 +29,8 @@ type image struct {
 	args []string // further arguments of the image tool; @NAME stands for the path of a part, %NAME for a small file
 }
 
-// smallFiles are for busybox. It is linked with a C library that crashes in wget when nsswitch.conf does not say where
-// host names are found.
+// smallFiles are for busybox: without the first, its C library asks DNS before /etc/hosts. (Its wget crashes when it is
+// given -T: use timeout.)
 var smallFiles = map[string]string{
 	"nsswitch.conf": "hosts: files dns\n",
 	"passwd":        "root:x:0:0:root:/:/bin/sh\nnonroot:x:65532:65532:nonroot:/tmp:/bin/sh\n",

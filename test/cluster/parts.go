@@ -17,7 +17,7 @@ func (s *startup) ensureParts(ctx context.Context) error {
 		Log:   s.Log,
 		Want: []string{
 			"etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy", "kubectl",
-			"containerd", "containerd-shim-runc-v2", "ctr", "runc", "bridge", "host-local", "loopback", "portmap",
+			"containerd", "containerd-shim-runc-v2", "ctr", "runc", "host-local", "loopback", "portmap", "ptp",
 			"images", "pause", "busybox", "coredns", "vault", "helm",
 		},
 	})

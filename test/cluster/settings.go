@@ -140,8 +140,10 @@ func (b Box) writeSettings() error {
 		"cniVersion": "1.0.0",
 		"name":       "box",
 		"plugins": []any{
+			// Routed, not bridged: across a bridge, the answer of a pod behind a Service would pass the node by, unless a
+			// module is loaded that changes every bridge of the machine.
 			map[string]any{
-				"type": "bridge", "bridge": "cni0", "isGateway": true, "hairpinMode": true,
+				"type": "ptp",
 				"ipam": map[string]any{
 					"type":   "host-local",
 					"ranges": []any{[]any{map[string]any{"subnet": podSubnet}}},

@@ -202,10 +202,6 @@ func (s *startup) startInit() error {
 	if err := makeCgroup(s.cgroup()); err != nil {
 		return err
 	}
-	// Where bridges are a module, pods on one node reach each other through a Service only with this one too.
-	if _, err := os.Stat("/proc/sys/net/bridge"); err != nil {
-		_ = exec.Command("modprobe", "br_netfilter").Run()
-	}
 	goAhead, word, err := os.Pipe()
 	if err != nil {
 		return err
