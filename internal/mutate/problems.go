@@ -10,8 +10,16 @@ import (
 // `where: what (what is allowed)`.
 type Problems []string
 
+// longest is how much of a problem is told, in bytes: a value that is quoted in
+// one can be of any length.
+const longest = 600
+
 func (p *Problems) add(where, format string, args ...any) {
-	*p = append(*p, where+": "+fmt.Sprintf(format, args...))
+	what := fmt.Sprintf(format, args...)
+	if len(what) > longest {
+		what = strings.ToValidUTF8(what[:longest], "") + "…"
+	}
+	*p = append(*p, where+": "+what)
 }
 
 // sorted puts the problems in the order of their places, and those of one place

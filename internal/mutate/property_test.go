@@ -279,7 +279,16 @@ func edit(t *testing.T, raw []byte, change func(map[string]any)) []byte {
 	return marshal(t, pod)
 }
 
-func decode(t *testing.T, raw []byte) any {
+func decodePod(t testing.TB, req *Request) *corev1.Pod {
+	t.Helper()
+	pod := new(corev1.Pod)
+	if err := kjson.UnmarshalCaseSensitivePreserveInts(req.Object, pod); err != nil {
+		t.Fatal(err)
+	}
+	return pod
+}
+
+func decode(t testing.TB, raw []byte) any {
 	t.Helper()
 	var v any
 	dec := json.NewDecoder(bytes.NewReader(raw))
@@ -290,7 +299,7 @@ func decode(t *testing.T, raw []byte) any {
 	return v
 }
 
-func marshal(t *testing.T, v any) []byte {
+func marshal(t testing.TB, v any) []byte {
 	t.Helper()
 	data, err := json.Marshal(v)
 	if err != nil {
@@ -301,7 +310,7 @@ func marshal(t *testing.T, v any) []byte {
 
 // apply applies operations as RFC 6902, section 4.1, has it. It is written
 // from the standard and not from the code under test.
-func apply(t *testing.T, raw []byte, ops []Op) []byte {
+func apply(t testing.TB, raw []byte, ops []Op) []byte {
 	t.Helper()
 	doc := decode(t, raw)
 	for _, op := range ops {
@@ -317,7 +326,7 @@ func apply(t *testing.T, raw []byte, ops []Op) []byte {
 	return marshal(t, doc)
 }
 
-func addAt(t *testing.T, doc any, tokens []string, value any) any {
+func addAt(t testing.TB, doc any, tokens []string, value any) any {
 	t.Helper()
 	if len(tokens) == 0 {
 		return value

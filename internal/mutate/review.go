@@ -2,6 +2,7 @@ package mutate
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 
@@ -40,10 +41,10 @@ func readReview(body []byte) (*review, error) {
 	}
 	switch {
 	case rv.TypeMeta != reviewType:
-		return rv, fmt.Errorf("decoding AdmissionReview: it is %q of %q (%q of %q: set admissionReviewVersions to [v1])",
+		return rv, fmt.Errorf("decoding AdmissionReview: kind is %q and apiVersion %q (%s and %s; the webhook's admissionReviewVersions are [v1])",
 			rv.Kind, rv.APIVersion, reviewType.Kind, reviewType.APIVersion)
 	case rv.Request == nil:
-		return rv, fmt.Errorf("decoding AdmissionReview: it has no request")
+		return rv, errors.New("decoding AdmissionReview: it has no request")
 	}
 	return rv, nil
 }

@@ -48,15 +48,29 @@ type server struct {
 	Options
 	config  *configFile
 	metrics *metrics
-	// state is the reason not to be ready, empty when ready.
-	state atomic.Pointer[string]
+	// opsAddr is where probes and metrics are served.
+	opsAddr net.Addr
+	// state is the reason not to be ready, empty when ready; changed, if set,
+	// is told of each.
+	state   atomic.Pointer[string]
+	changed func(state string)
 }
 
-func (s *server) is(state string) { s.state.Store(&state) }
+func (s *server) is(state string) {
+	s.state.Store(&state)
+	if s.changed != nil {
+		s.changed(state)
+	}
+}
 
 // Run serves until ctx ends and requests under way are answered.
 func Run(ctx context.Context, o Options) error {
-	s := &server{Options: o, metrics: newMetrics()}
+	return (&server{Options: o}).run(ctx)
+}
+
+func (s *server) run(ctx context.Context) error {
+	o := s.Options
+	s.metrics = newMetrics()
 	s.is("starting")
 	var err error
 	if s.config, err = openConfig(o.ConfigFile, o.Log, s.metrics); err != nil {
@@ -70,6 +84,7 @@ func Run(ctx context.Context, o Options) error {
 	if err != nil {
 		return fmt.Errorf("listening for probes and metrics: %w", err)
 	}
+	s.opsAddr = ops.Addr()
 
 	// Serving outlasts ctx by the time of draining.
 	serving, stop := context.WithCancel(context.WithoutCancel(ctx))
@@ -144,7 +159,9 @@ func (s *server) readyOnceUp(ctx context.Context, hook webhook.Server) {
 	}
 	ready := ""
 	// Draining may have begun meanwhile.
-	s.state.CompareAndSwap(starting, &ready)
+	if s.state.CompareAndSwap(starting, &ready) && s.changed != nil {
+		s.changed(ready)
+	}
 }
 
 // waitForCertificate waits for the serving certificate, which may be made
@@ -155,7 +172,7 @@ func (s *server) waitForCertificate(ctx context.Context) (*certwatcher.CertWatch
 	for last := ""; ; {
 		certs, err := certwatcher.New(filepath.Join(s.CertDir, "tls.crt"), filepath.Join(s.CertDir, "tls.key"))
 		if err == nil {
-			s.is("starting")
+			s.is("starting webhook")
 			certs.RegisterCallback(func(c tls.Certificate) {
 				if c.Leaf != nil {
 					s.metrics.certificate.Set(float64(c.Leaf.NotAfter.Unix()))
