@@ -74,7 +74,8 @@ cluster-down: cluster-tool ## Stop it and leave nothing behind (root)
 cluster-tool:
 	@cd test && go build -o $(CLUSTER) ./cluster/cmd/cluster
 
-load: images cluster-up
+load: cluster-up
+	@$(MAKE) --no-print-directory images ARCHES=$(ARCH)
 	@$(CLUSTER) load $(PROGRAMS:%=dist/$(ARCH)/latchkey-%.tar)
 
 clean: ## Remove what was built here

@@ -1,0 +1,71 @@
+package harness
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+
+	corev1 "k8s.io/api/core/v1"
+)
+
+// Process returns the ID of a container's first process, as the tests' machine
+// numbers it: only in the box do pods run there.
+func (s *Space) Process(p *corev1.Pod, container string) int {
+	s.Helper()
+	id := ""
+	for _, c := range append(p.Status.InitContainerStatuses, p.Status.ContainerStatuses...) {
+		if c.Name == container {
+			_, id, _ = strings.Cut(c.ContainerID, "://")
+		}
+	}
+	if id == "" {
+		s.Fatalf("pod %s has no running container %s", p.Name, container)
+	}
+	pid, err := processIn(id)
+	if err != nil {
+		s.Fatalf("finding the process of %s/%s: %v", p.Name, container, err)
+	}
+	return pid
+}
+
+// processIn finds the oldest process whose control group is the container's.
+func processIn(id string) (int, error) {
+	files, err := filepath.Glob("/proc/[0-9]*/cgroup")
+	if err != nil {
+		return 0, err
+	}
+	oldest := 0
+	for _, file := range files {
+		// A process may end while it is looked at.
+		if data, err := os.ReadFile(file); err == nil && strings.Contains(string(data), id) {
+			if pid, err := strconv.Atoi(strings.Split(file, "/")[2]); err == nil && (oldest == 0 || pid < oldest) {
+				oldest = pid
+			}
+		}
+	}
+	if oldest == 0 {
+		return 0, fmt.Errorf("no process of this machine is in container %s", id)
+	}
+	return oldest, nil
+}
+
+// Signal sends a signal to a container's first process.
+func (s *Space) Signal(p *corev1.Pod, container string, signal syscall.Signal) {
+	s.Helper()
+	if err := syscall.Kill(s.Process(p, container), signal); err != nil {
+		s.Fatalf("sending %s to %s/%s: %v", signal, p.Name, container, err)
+	}
+}
+
+// ReadFile reads a file as a container sees it, also one without a shell.
+func (s *Space) ReadFile(p *corev1.Pod, container, path string) []byte {
+	s.Helper()
+	data, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(s.Process(p, container)), "root", path))
+	if err != nil {
+		s.Fatalf("reading %s of %s/%s: %v", path, p.Name, container, err)
+	}
+	return data
+}
