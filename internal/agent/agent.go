@@ -14,6 +14,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"net/http"
+	"runtime/debug"
 	"time"
 
 	"github.com/latchkey-dev/latchkey/internal/agent/volume"
@@ -54,7 +55,10 @@ type Agent struct {
 	told       map[string]string
 
 	tokenBackoff, fetchBackoff backoff
-	began                      time.Time
+	// deadBackoff keeps a Vault that gives tokens and calls them invalid from
+	// being asked again and again.
+	deadBackoff backoff
+	began       time.Time
 }
 
 // New makes an agent of a valid configuration. An error means that a template
@@ -137,7 +141,7 @@ func (a *Agent) Run(ctx context.Context) error {
 			}
 			switch {
 			case a.session.dead:
-				token.Reset(a.loginDelay())
+				token.Reset(a.deadBackoff.next(a.started, 0))
 			case a.relogin:
 				token.Reset(0)
 			}
@@ -203,29 +207,20 @@ func (a *Agent) keepToken(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if a.session != nil {
+	if a.session != nil && !a.session.dead {
 		a.retired = append(a.retired, a.session)
 	}
 	a.session = s
 	a.save(s)
 	a.log.Info("logged in to Vault", "address", a.config.Vault.Address, "mount", a.config.Vault.Auth.Mount, "role", a.config.Vault.Auth.Role,
-		"ttl", s.TTL, "renewable", s.Renewable, "batch", s.Batch)
+		"ttl", s.TTL.String(), "renewable", s.Renewable, "batch", s.Batch)
 	return nil
-}
-
-// loginDelay is how soon a token that turned out to be invalid is replaced: at
-// once, but not again and again.
-func (a *Agent) loginDelay() time.Duration {
-	if a.session != nil && time.Since(a.session.LoggedIn) > time.Minute {
-		return 0
-	}
-	return a.tokenBackoff.next(a.started, 0)
 }
 
 // apply publishes what a round brought and returns when the next is due.
 func (a *Agent) apply(files []rendered, s *session) time.Duration {
 	var first *Problem
-	failed, wait := 0, false
+	failed, wait, invalid := 0, false, false
 	var retryAfter time.Duration
 	set := make([]volume.File, len(files))
 	for i, r := range files {
@@ -244,6 +239,7 @@ func (a *Agent) apply(files []rendered, s *session) time.Duration {
 		}
 		failed++
 		wait = wait || !p.Act
+		invalid = invalid || p.InvalidToken
 		retryAfter = max(retryAfter, p.RetryAfter)
 		if s == a.session {
 			s.dead = s.dead || p.InvalidToken
@@ -251,6 +247,9 @@ func (a *Agent) apply(files []rendered, s *session) time.Duration {
 				a.relogin, a.loginTried = true, time.Now()
 			}
 		}
+	}
+	if !invalid {
+		a.deadBackoff.reset()
 	}
 	if first != nil && !a.open {
 		if failed > 1 {
@@ -260,6 +259,9 @@ func (a *Agent) apply(files []rendered, s *session) time.Duration {
 		return a.fetchBackoff.next(a.started, retryAfter)
 	}
 	changed, err := a.volume.Publish(set)
+	if len(changed) > 0 {
+		a.log.Info("published files", "changed", changed, "files", len(set))
+	}
 	if err == nil && !a.open {
 		err = a.openGate()
 	}
@@ -272,9 +274,6 @@ func (a *Agent) apply(files []rendered, s *session) time.Duration {
 		return a.fetchBackoff.next(a.started, 0)
 	}
 	delete(a.told, "volume")
-	if len(changed) > 0 {
-		a.log.Info("published files", "changed", changed, "files", len(set))
-	}
 	if first != nil {
 		if wait {
 			return min(a.fetchBackoff.next(a.started, retryAfter), time.Duration(a.config.Refresh))
@@ -293,7 +292,9 @@ func (a *Agent) openGate() error {
 		return err
 	}
 	a.open, a.started = true, true
-	a.log.Info("ready", "after", time.Since(a.began).Round(time.Millisecond))
+	a.log.Info("ready", "after", time.Since(a.began).Round(time.Millisecond).String())
+	// From here on there is little to do: what the start took is given back.
+	debug.FreeOSMemory()
 	return errors.Join(a.volume.RemovePrivate(keptRevoked), a.volume.RemovePrivate(keptStatus))
 }
 

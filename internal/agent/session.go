@@ -99,7 +99,7 @@ func (a *Agent) renew(ctx context.Context, s *session) error {
 	s.Renewable = answer.Auth.Renewable && !last
 	s.TTL = max(s.TTL, granted)
 	a.save(s)
-	a.log.Debug("renewed token", "ttl", granted, "last", last)
+	a.log.Debug("renewed token", "ttl", granted.String(), "last", last)
 	return nil
 }
 
