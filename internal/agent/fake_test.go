@@ -349,6 +349,10 @@ func (p *pod) start() *container {
 		p.t.Fatal(err)
 	}
 	a.transport = p.vault
+	return p.run(a, v)
+}
+
+func (p *pod) run(a *Agent, v *volume.Volume) *container {
 	ctx, stop := context.WithCancel(p.t.Context())
 	c := &container{a, stop, make(chan error, 1)}
 	go func() {

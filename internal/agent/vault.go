@@ -37,7 +37,7 @@ func dial(v config.Vault) (http.RoundTripper, error) {
 			return nil, &Problem{Act: true, Text: fmt.Sprintf("reading the CA of %s: %v (is the volume that holds it mounted?)", v.Address, err)}
 		}
 	}
-	if len(pem) > 0 {
+	if v.CA != "" || v.CAFile != "" {
 		tlsConfig.RootCAs = x509.NewCertPool()
 		if !tlsConfig.RootCAs.AppendCertsFromPEM(pem) {
 			return nil, &Problem{Act: true, Text: fmt.Sprintf("reading the CA of %s: %s holds no certificate (a PEM bundle)", v.Address, v.CAFile)}
