@@ -10,6 +10,7 @@
 package mutate
 
 import (
+	"bytes"
 	"fmt"
 	"strings"
 
@@ -53,6 +54,9 @@ type Outcome struct {
 func Mutate(req *Request, cfg *Config) *Outcome {
 	if reason := skipRequest(req); reason != "" {
 		return &Outcome{Decision: Skipped, Reason: reason}
+	}
+	if object := bytes.TrimSpace(req.Object); len(object) == 0 || string(object) == "null" {
+		return &Outcome{Decision: Denied, Reason: InvalidRequest, Problems: Problems{"decoding pod: the request has no object"}}
 	}
 	pod := new(corev1.Pod)
 	// Names in Kubernetes' JSON are case-sensitive, other than in

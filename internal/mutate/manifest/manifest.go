@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -76,8 +77,13 @@ func split(stream []byte) [][]byte {
 }
 
 func inject(text []byte, namespace string, cfg *mutate.Config) (*Document, error) {
-	// What counts is what kubectl would send; the nodes are only for printing.
-	asJSON, err := sigsyaml.YAMLToJSONStrict(text)
+	// This parser tells a repeated key from one that overrides a merged one.
+	var ignored any
+	if err := yaml.Unmarshal(text, &ignored); err != nil {
+		return nil, fmt.Errorf("reading YAML: %w", err)
+	}
+	// What counts is what kubectl would send.
+	asJSON, err := sigsyaml.YAMLToJSON(text)
 	if err != nil {
 		return nil, fmt.Errorf("reading YAML: %w", err)
 	}
@@ -92,38 +98,52 @@ func inject(text []byte, namespace string, cfg *mutate.Config) (*Document, error
 		return nil, fmt.Errorf("reading YAML: it is no object (apiVersion, kind, …)")
 	}
 	doc := &Document{Text: text}
-	var tree *yaml.Node // made when there is something to change
+	var additions []addition
 	for _, p := range find(root, nil) {
 		o, err := p.inject(namespace, cfg)
 		if err != nil {
 			return nil, err
 		}
 		doc.Objects = append(doc.Objects, o)
-		if len(o.Ops) == 0 {
-			continue
-		}
-		if tree == nil {
-			if tree, err = parseTree(text, asJSON); err != nil {
-				return nil, err
-			}
-			if doc.Before, err = encodeTree(tree, text); err != nil {
-				return nil, err
-			}
-		}
 		for _, op := range o.Ops {
-			if err := add(tree, append(p.path, pointer(op.Path)...), op.Value); err != nil {
-				return nil, fmt.Errorf("%s: adding %s: %w", o.Name, op.Path, err)
-			}
+			additions = append(additions, addition{slices.Concat(p.path, pointer(op.Path)), op.Value})
 		}
 	}
-	if tree != nil {
-		doc.Changed = true
-		if doc.After, err = encodeTree(tree, text); err != nil {
+	if len(additions) > 0 {
+		if err := doc.change(asJSON, additions); err != nil {
 			return nil, err
 		}
-		doc.Text = doc.After
 	}
 	return doc, nil
+}
+
+// addition is an operation on a document.
+type addition struct {
+	path  []string
+	value any
+}
+
+func (d *Document) change(asJSON []byte, additions []addition) error {
+	tree, err := parseTree(d.Text, asJSON)
+	if err != nil {
+		return err
+	}
+	for _, a := range additions {
+		blockStyle(tree, a.path)
+	}
+	if d.Before, err = encodeTree(tree, d.Text); err != nil {
+		return err
+	}
+	for _, a := range additions {
+		if err := add(tree, a.path, a.value); err != nil {
+			return fmt.Errorf("adding /%s: %w", strings.Join(a.path, "/"), err)
+		}
+	}
+	if d.After, err = encodeTree(tree, d.Text); err != nil {
+		return err
+	}
+	d.Text, d.Changed = d.After, true
+	return nil
 }
 
 // place is where a pod, or what would be one, lies in a document.
@@ -152,7 +172,7 @@ func find(object map[string]any, at []string) []place {
 		var places []place
 		for i, item := range items {
 			if o, ok := item.(map[string]any); ok {
-				path := append(append([]string(nil), at...), "items", strconv.Itoa(i))
+				path := slices.Concat(at, []string{"items", strconv.Itoa(i)})
 				places = append(places, find(o, path)...)
 			}
 		}
@@ -166,7 +186,7 @@ func find(object map[string]any, at []string) []place {
 	for _, name := range below {
 		pod, _ = pod[name].(map[string]any)
 	}
-	return []place{{object: object, path: append(append([]string(nil), at...), below...), pod: pod}}
+	return []place{{object: object, path: slices.Concat(at, below), pod: pod}}
 }
 
 func (p place) inject(namespace string, cfg *mutate.Config) (Object, error) {

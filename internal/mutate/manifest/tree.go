@@ -56,6 +56,35 @@ func plainStyle(n *yaml.Node) {
 	}
 }
 
+// blockStyle writes all on the way to a place on lines of its own: what is
+// added there would otherwise be one endless line of braces.
+func blockStyle(n *yaml.Node, path []string) {
+	n.Style &^= yaml.FlowStyle
+	switch {
+	case n.Kind == yaml.DocumentNode:
+		blockStyle(n.Content[0], path)
+	case len(path) == 0:
+	case n.Kind == yaml.MappingNode:
+		if i := valueOf(n, path[0]); i < len(n.Content) {
+			blockStyle(n.Content[i], path[1:])
+		}
+	case n.Kind == yaml.SequenceNode:
+		if i, err := strconv.Atoi(path[0]); err == nil && i >= 0 && i < len(n.Content) {
+			blockStyle(n.Content[i], path[1:])
+		}
+	}
+}
+
+// valueOf is the index of a key's value in a mapping's content, beyond its end
+// where there is no such key.
+func valueOf(n *yaml.Node, key string) int {
+	i := 0
+	for i < len(n.Content) && n.Content[i].Value != key {
+		i += 2
+	}
+	return i + 1
+}
+
 // pointer is the tokens of a JSON pointer (RFC 6901).
 func pointer(path string) []string {
 	tokens := strings.Split(strings.TrimPrefix(path, "/"), "/")
@@ -74,9 +103,7 @@ func add(n *yaml.Node, tokens []string, value any) error {
 	i := len(n.Content)
 	switch n.Kind {
 	case yaml.MappingNode:
-		for i = 0; i < len(n.Content) && n.Content[i].Value != token; i += 2 {
-		}
-		i++ // from the key to its value
+		i = valueOf(n, token)
 	case yaml.SequenceNode:
 		if token != "-" {
 			var err error

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -21,7 +22,9 @@ type configFile struct {
 	current atomic.Pointer[mutate.Config]
 	// problem is why the file is not what is used, empty when it is.
 	problem atomic.Pointer[string]
-	data    []byte // as last read
+
+	mu   sync.Mutex // of reload
+	data []byte     // as last taken over
 }
 
 // openConfig reads the file for the first time, when an error is final.
@@ -76,6 +79,8 @@ func (c *configFile) watch(ctx context.Context, every time.Duration) {
 
 // reload takes over the file if it has changed and is good.
 func (c *configFile) reload() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	data, cfg, err := readConfig(c.path)
 	if data != nil && bytes.Equal(data, c.data) && *c.problem.Load() == "" {
 		return

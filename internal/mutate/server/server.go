@@ -97,7 +97,7 @@ func (s *server) run(ctx context.Context) error {
 
 	certs, err := s.waitForCertificate(ctx)
 	if err != nil {
-		return nil //nolint:nilerr // asked to end before there was anything to serve
+		return nil // asked to end before there was anything to serve
 	}
 	go func() {
 		if err := certs.Start(serving); err != nil {
