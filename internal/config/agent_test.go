@@ -1,0 +1,187 @@
+package config
+
+import (
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+	"unicode/utf8"
+)
+
+func valid() *Agent {
+	return &Agent{
+		Version: Version,
+		Vault: Vault{Address: "https://vault.vault.svc:8200", Namespace: "team", Auth: Auth{
+			Method: "kubernetes", Mount: "kubernetes", Role: "payments", Audience: "vault", TokenPath: TokenPath,
+		}},
+		Files: []File{
+			{Path: "db.env", Secret: "kv/app", Format: FormatEnv, KV: 2, Mode: 0o400},
+			{Path: "tls/key", Secret: "kv/app", Format: FormatRaw, Key: "key", Mode: 0o440},
+			{Path: "conf", Template: "$$ $(HOME) <&> \u2028 {{ . }}", Mode: 0o444},
+		},
+		Refresh: Duration(5 * time.Minute), StartTimeout: Duration(2 * time.Minute),
+		Log: Log{Level: "debug", Format: "text"},
+	}
+}
+
+// What the injector writes is what the agent reads, and holds nothing that the
+// kubelet would expand.
+func TestRoundTrip(t *testing.T) {
+	a := valid()
+	data, err := a.Encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if strings.Contains(string(data), "$") {
+		t.Errorf("encoded with a dollar sign: %s", data)
+	}
+	b, err := Decode(data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !reflect.DeepEqual(a, b) {
+		t.Errorf("got %+v, want %+v", b, a)
+	}
+}
+
+func TestDecodeErrors(t *testing.T) {
+	data, err := valid().Encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	good := string(data)
+	for _, c := range []struct{ name, data, want string }{
+		{"empty", "", "decoding agent configuration"},
+		{"no JSON", "x", "decoding agent configuration"},
+		{"two values", good + "{}", "decoding agent configuration"},
+		{"unknown field", strings.Replace(good, `"refresh"`, `"refesh"`, 1), `unknown field "refesh"`},
+		{"unknown nested field", strings.Replace(good, `"mount"`, `"mounts"`, 1), `unknown field "mounts"`},
+		{"other version", `{"version":2,"novel":true}`, "agent configuration has version 2, this agent reads version 1"},
+		{"no version", `{}`, "agent configuration has version 0"},
+		{"duration without unit", strings.Replace(good, `"5m0s"`, `"5"`, 1), `duration "5" is not a number with a unit`},
+		{"duration as number", strings.Replace(good, `"5m0s"`, `5`, 1), `duration 5 is not a string`},
+		{"mode as number", strings.Replace(good, `"0400"`, `400`, 1), `mode 400 is not a string (quote it: "0400")`},
+		{"mode", strings.Replace(good, `"0400"`, `"0999"`, 1), `mode "0999" is not an octal number`},
+	} {
+		if _, err := Decode([]byte(c.data)); err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: got %v, want %s", c.name, err, c.want)
+		}
+	}
+}
+
+// Every invalid setting is named, with what is allowed, all at once.
+func TestValidate(t *testing.T) {
+	if err := valid().Validate(); err != nil {
+		t.Errorf("valid: %v", err)
+	}
+	for _, c := range []struct {
+		name   string
+		change func(*Agent)
+		want   string
+	}{
+		{"address", func(a *Agent) { a.Vault.Address = "vault:8200" }, `vault.address: "vault:8200" has no scheme and host`},
+		{"address path", func(a *Agent) { a.Vault.Address = "https://vault/v1" }, `vault.address: "https://vault/v1" has more than scheme, host and port`},
+		{"address password", func(a *Agent) { a.Vault.Address = "https://u:hunter2@vault" }, `vault.address: holds credentials`},
+		{"address scheme", func(a *Agent) { a.Vault.Address = "unix:///x" }, `vault.address: "unix:///x" has no scheme and host`},
+		{"CA", func(a *Agent) { a.Vault.CA = "x" }, `vault.ca: holds no certificate (a PEM bundle)`},
+		{"two CAs", func(a *Agent) { a.Vault.CA, a.Vault.CAFile = "x", "/y" }, `vault.ca: caFile is set too`},
+		{"method", func(a *Agent) { a.Vault.Auth.Method = "ldap" }, `vault.auth.method: "ldap" (kubernetes)`},
+		{"mount", func(a *Agent) { a.Vault.Auth.Mount = "auth/" }, `vault.auth.mount: "auth/"`},
+		{"role", func(a *Agent) { a.Vault.Auth.Role = "" }, `vault.auth.role: empty`},
+		{"token path", func(a *Agent) { a.Vault.Auth.TokenPath = "token" }, `vault.auth.tokenPath: "token" (an absolute path)`},
+		{"no files", func(a *Agent) { a.Files = nil }, `files: empty`},
+		{"mode", func(a *Agent) { a.Files[0].Mode = 0 }, `files[0]: "db.env" has mode 0000 or none`},
+		{"refresh", func(a *Agent) { a.Refresh = Duration(time.Second) }, `refresh: 1s (at least 5s)`},
+		{"start timeout", func(a *Agent) { a.StartTimeout = 0 }, `startTimeout: 0s (at least 1s)`},
+		{"level", func(a *Agent) { a.Log.Level = "loud" }, `log.level: "loud" (debug, info, warn, error)`},
+		{"format", func(a *Agent) { a.Log.Format = "xml" }, `log.format: "xml" (json, text)`},
+		{"twice", func(a *Agent) { a.Files[1].Path = "db.env" }, `files: path "db.env" stands more than once`},
+		{"below a file", func(a *Agent) { a.Files[1].Path = "conf/key" }, `files: path "conf/key" lies below the file "conf"`},
+		{"both", func(a *Agent) { a.Files[0].Template = "x" }, `files[0]: "db.env" has both template and secret`},
+		{"neither", func(a *Agent) { a.Files[0].Secret = "" }, `files[0]: "db.env" has neither template nor secret`},
+		{"template and key", func(a *Agent) { a.Files[2].Key = "x" }, `files[2]: "conf" has key beside template`},
+		{"format", func(a *Agent) { a.Files[0].Format = "yml" }, `files[0]: "db.env" has format "yml" (env, json, raw)`},
+		{"no format", func(a *Agent) { a.Files[0].Format = "" }, `files[0]: "db.env" has no format`},
+		{"raw without key", func(a *Agent) { a.Files[1].Key = "" }, `files[1]: "tls/key" has format raw without key`},
+		{"env with key", func(a *Agent) { a.Files[0].Key = "x" }, `files[0]: "db.env" has key "x" with format env`},
+		{"kv", func(a *Agent) { a.Files[0].KV = 3 }, `files[0]: "db.env" has kv 3`},
+		{"secret", func(a *Agent) { a.Files[0].Secret = "../sys" }, `files[0]: "db.env" has secret "../sys"`},
+		{"secret with query", func(a *Agent) { a.Files[0].Secret = "kv/app?x" }, `files[0]: "db.env" has secret "kv/app?x"`},
+	} {
+		a := valid()
+		c.change(a)
+		err := a.Validate()
+		if err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: got %v, want %s", c.name, err, c.want)
+			continue
+		}
+		if strings.Contains(err.Error(), "hunter2") {
+			t.Errorf("%s: the message holds the password: %v", c.name, err)
+		}
+		a.Version = 7
+		if got := a.Validate(); !strings.Contains(got.Error(), c.want) || !strings.Contains(got.Error(), "version: 7 (1)") {
+			t.Errorf("%s: not all problems at once: %v", c.name, got)
+		}
+	}
+}
+
+func TestCheckPath(t *testing.T) {
+	for _, p := range []string{"a", "a/b", ".env", "a..b", "ä", "a b", strings.Repeat("x", 255)} {
+		if err := CheckPath(p); err != nil {
+			t.Errorf("%q: %v", p, err)
+		}
+	}
+	for _, p := range []string{"", ".", "..", "/a", "a/", "a//b", "./a", "a/../b", "../a", "..data", "a/..b", `a\b`, "a\x00", strings.Repeat("x", 256), strings.Repeat("a/", 600) + "a"} {
+		if err := CheckPath(p); err == nil {
+			t.Errorf("%q is accepted", p)
+		}
+	}
+}
+
+// A long configuration travels in parts, none of which ends inside a character.
+func TestEnv(t *testing.T) {
+	for _, size := range []int{10, 60 << 10, 70 << 10, 300 << 10} {
+		a := valid()
+		a.Files[2].Template = "x" + strings.Repeat("é", size/2)
+		vars, err := a.Env()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if one := len(vars) == 1 && vars[0].Name == EnvConfig; one != (size < 64<<10) {
+			t.Errorf("%d bytes: %d variables, first %s", size, len(vars), vars[0].Name)
+		}
+		env := make(map[string]string)
+		for _, v := range vars {
+			env[v.Name] = v.Value
+			if len(v.Value) > 64<<10 || !utf8.ValidString(v.Value) {
+				t.Errorf("%d bytes: %s has %d bytes or is cut inside a character", size, v.Name, len(v.Value))
+			}
+		}
+		data, err := FromEnv(func(name string) (string, bool) { v, ok := env[name]; return v, ok })
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := Decode(data)
+		if err != nil || !reflect.DeepEqual(got, a) {
+			t.Errorf("%d bytes: not the same after the way through the environment (%v)", size, err)
+		}
+	}
+}
+
+func TestFromEnvErrors(t *testing.T) {
+	for _, c := range []struct {
+		env  map[string]string
+		want string
+	}{
+		{nil, "LATCHKEY_CONFIG is not set"},
+		{map[string]string{EnvConfig: "{}", EnvParts: "1"}, "both LATCHKEY_CONFIG and LATCHKEY_CONFIG_PARTS are set"},
+		{map[string]string{EnvParts: "x"}, `LATCHKEY_CONFIG_PARTS is "x"`},
+		{map[string]string{EnvParts: "0"}, `LATCHKEY_CONFIG_PARTS is "0"`},
+		{map[string]string{EnvParts: "2", EnvConfig + "_1": "{"}, "LATCHKEY_CONFIG_2 is missing"},
+	} {
+		_, err := FromEnv(func(name string) (string, bool) { v, ok := c.env[name]; return v, ok })
+		if err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%v: got %v, want %s", c.env, err, c.want)
+		}
+	}
+}
