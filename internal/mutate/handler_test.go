@@ -43,7 +43,8 @@ func sent(t testing.TB, req *Request) string {
 }
 
 func quiet() *Handler {
-	return &Handler{Config: DefaultConfig, Log: slog.New(slog.DiscardHandler)}
+	cfg := DefaultConfig()
+	return &Handler{Config: func() *Config { return cfg }, Log: slog.New(slog.DiscardHandler)}
 }
 
 // The webhook's answer is that of the golden case, for each of them.
