@@ -13,7 +13,7 @@ import (
 // mends nothing that the agent does not mend itself. It has no startup probe:
 // the postStart hook costs less, and the volume's guard holds the app back
 // where the hook has run out of time.
-func agentContainer(agent *config.Agent, user identity, pod *corev1.Pod, cfg *Config) (*corev1.Container, error) {
+func agentContainer(agent *config.Agent, user runAs, pod *corev1.Pod, cfg *Config) (*corev1.Container, error) {
 	vars, err := agent.Env()
 	if err != nil {
 		return nil, err

@@ -12,7 +12,6 @@ package mutate
 import (
 	"bytes"
 	"fmt"
-	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	"sigs.k8s.io/json"
@@ -56,6 +55,9 @@ func Mutate(req *Request, cfg *Config) *Outcome {
 		return &Outcome{Decision: Skipped, Reason: reason}
 	}
 	if object := bytes.TrimSpace(req.Object); len(object) == 0 || string(object) == "null" {
+		return &Outcome{Decision: Denied, Reason: InvalidRequest, Problems: Problems{"decoding pod: the request has no object"}}
+	}
+	if len(req.Object) == 0 || string(req.Object) == "null" {
 		return &Outcome{Decision: Denied, Reason: InvalidRequest, Problems: Problems{"decoding pod: the request has no object"}}
 	}
 	pod := new(corev1.Pod)
@@ -141,12 +143,4 @@ func named(pod *corev1.Pod, names []string) []*corev1.Container {
 		}
 	}
 	return found
-}
-
-// NotInjected says why a pod is left alone, for people.
-func (o *Outcome) NotInjected() string {
-	if o.Decision == Denied {
-		return strings.TrimSpace(o.Problems.Error())
-	}
-	return o.Reason.Sentence()
 }

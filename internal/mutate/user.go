@@ -12,8 +12,8 @@ import (
 // nonRoot is the user and group of the agent's image.
 const nonRoot int64 = 65532
 
-// identity is who the agent runs as.
-type identity struct {
+// runAs is who the agent runs as.
+type runAs struct {
 	// statedUID and statedGID stand in the container; nil leaves them to the
 	// pod, the image or the platform.
 	statedUID, statedGID *int64
@@ -24,19 +24,19 @@ type identity struct {
 // agentUser chooses the agent's user so that the apps can read its files at
 // the tightest mode. The pod's own user is inherited unless it is root; where
 // the pod states none, the agent is whoever all of its readers are.
-func agentUser(pod *corev1.Pod, readers []*corev1.Container) identity {
+func agentUser(pod *corev1.Pod, readers []*corev1.Container) runAs {
 	group := nonRoot
 	sc := pod.Spec.SecurityContext
 	if sc != nil && sc.RunAsUser != nil {
 		if *sc.RunAsUser > 0 {
-			return identity{uid: sc.RunAsUser}
+			return runAs{uid: sc.RunAsUser}
 		}
 		user := nonRoot
-		return identity{statedUID: &user, statedGID: &group, uid: &user}
+		return runAs{statedUID: &user, statedGID: &group, uid: &user}
 	}
 	// Without a group the kubelet would pass on the image's user alone, and
 	// the group would be root's.
-	id := identity{statedGID: &group}
+	id := runAs{statedGID: &group}
 	if sc != nil && sc.RunAsGroup != nil && *sc.RunAsGroup > 0 {
 		id.statedGID = nil
 	}
@@ -73,7 +73,7 @@ func userOf(pod *corev1.Pod, c *corev1.Container) *int64 {
 
 // setModes fills in the mode of each file that states none, with the tightest
 // that all readers can read, and warns of stated ones that a reader cannot.
-func setModes(files []config.File, pod *corev1.Pod, readers []*corev1.Container, agent identity) []string {
+func setModes(files []config.File, pod *corev1.Pod, readers []*corev1.Container, agent runAs) []string {
 	grouped := pod.Spec.SecurityContext != nil && pod.Spec.SecurityContext.FSGroup != nil
 	common := commonUID(pod, readers)
 	mode := config.Mode(0o444)
@@ -103,7 +103,7 @@ func setModes(files []config.File, pod *corev1.Pod, readers []*corev1.Container,
 }
 
 // canRead tells whether a container's user can read a file of the agent's.
-func canRead(uid int64, c *corev1.Container, mode config.Mode, grouped bool, agent identity) bool {
+func canRead(uid int64, c *corev1.Container, mode config.Mode, grouped bool, agent runAs) bool {
 	owner := nonRoot
 	if agent.uid != nil {
 		owner = *agent.uid
