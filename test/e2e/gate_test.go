@@ -20,7 +20,7 @@ const gated = `if [ -e /vault/secrets/app.env ]; then echo with its file; else e
 func wantGated(s *harness.Space, name string) {
 	s.Helper()
 	p := s.WaitPod(name, "ready", harness.Ready)
-	if got := s.Logs(name, "app"); got != "with its file\n" {
+	if got := s.WaitLog(name, "app", " its file\n"); got != "with its file\n" {
 		s.Errorf("the app of %s started %q", name, got)
 	}
 	if n := p.Status.ContainerStatuses[0].RestartCount; n != 0 {

@@ -59,7 +59,7 @@ func TestJobReadsItsFileAndCompletes(t *testing.T) {
 func wantLog(s *harness.Space, pod string) {
 	s.Helper()
 	const want = "PASSWORD='it'\\''s $5'\nUSER='app'\n"
-	if got := s.Logs(pod, "app"); got != want {
+	if got := s.WaitLog(pod, "app", "USER="); got != want {
 		s.Errorf("%s printed %q, want %q", pod, got, want)
 	}
 }
@@ -74,7 +74,7 @@ func TestPodWithoutAPITokenIsInjected(t *testing.T) {
 			t.Errorf("volume %s: the pod asked for no API token", v.Name)
 		}
 	}
-	if got := s.Logs("app", "app"); !strings.HasPrefix(got, "PASSWORD=") {
+	if got := s.WaitLog("app", "app", "PASSWORD="); !strings.HasPrefix(got, "PASSWORD=") {
 		t.Errorf("the app printed %q", got)
 	}
 }
@@ -112,14 +112,14 @@ func TestDollarsInATemplateArriveUntouched(t *testing.T) {
 	t.Parallel()
 	s := aSpace(t)
 	const dollars = `$$ $(HOME) $(LATCHKEY_CONFIG) $HOME \u0024 $`
-	s.Create(pod{name: "app", script: "cat /vault/secrets/dollars" + stay, annotations: `latchkey.dev/inject: "true"
+	s.Create(pod{name: "app", script: "cat /vault/secrets/dollars; echo; echo end" + stay, annotations: `latchkey.dev/inject: "true"
 latchkey.dev/role: ` + s.Name + `
 latchkey.dev/files: |
   - path: dollars
     template: '` + dollars + `'
 `}.String())
 	s.WaitPod("app", "ready", harness.Ready)
-	if got := s.Logs("app", "app"); got != dollars {
+	if got := strings.TrimSuffix(s.WaitLog("app", "app", "\nend\n"), "\nend\n"); got != dollars {
 		t.Errorf("the template arrived as %q, want %q", got, dollars)
 	}
 }

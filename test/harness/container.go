@@ -64,7 +64,8 @@ func (s *Space) WaitLog(pod, container, text string) string {
 	return log
 }
 
-// Exec runs a command in a container and returns what it printed, on either stream.
+// Exec runs a command in a container and returns what it printed, first on
+// its standard output and then on its standard error.
 func (c *Cluster) Exec(ctx context.Context, namespace, pod, container string, command ...string) (string, error) {
 	request := c.Kube.CoreV1().RESTClient().Post().Resource("pods").Namespace(namespace).Name(pod).SubResource("exec").
 		VersionedParams(&corev1.PodExecOptions{Container: container, Command: command, Stdout: true, Stderr: true}, scheme.ParameterCodec)
@@ -72,11 +73,13 @@ func (c *Cluster) Exec(ctx context.Context, namespace, pod, container string, co
 	if err != nil {
 		return "", fmt.Errorf("running %q in %s/%s: %w", command, pod, container, err)
 	}
-	var out bytes.Buffer
-	if err := executor.StreamWithContext(ctx, remotecommand.StreamOptions{Stdout: &out, Stderr: &out}); err != nil {
-		return out.String(), fmt.Errorf("running %q in %s/%s: %w", command, pod, container, err)
+	// Two buffers: the streams are copied at the same time.
+	var stdout, stderr bytes.Buffer
+	err = executor.StreamWithContext(ctx, remotecommand.StreamOptions{Stdout: &stdout, Stderr: &stderr})
+	if err != nil {
+		err = fmt.Errorf("running %q in %s/%s: %w", command, pod, container, err)
 	}
-	return out.String(), nil
+	return stdout.String() + stderr.String(), err
 }
 
 // Exec runs a command in a container that must succeed.
