@@ -15,6 +15,7 @@ import (
 	"log/slog"
 	"net/http"
 	"runtime/debug"
+	"slices"
 	"time"
 
 	"github.com/latchkey-dev/latchkey/internal/agent/volume"
@@ -167,7 +168,7 @@ func (a *Agent) tend(ctx context.Context) time.Duration {
 	}
 	if err == nil {
 		a.tokenBackoff.reset()
-		delete(a.told, "token")
+		a.solved("token")
 		at, _ := a.session.next()
 		return max(time.Until(at), 0)
 	}
@@ -207,6 +208,7 @@ func (a *Agent) keepToken(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	a.retired = slices.DeleteFunc(a.retired, func(old *session) bool { return time.Now().After(old.Expires) })
 	if a.session != nil && !a.session.dead {
 		a.retired = append(a.retired, a.session)
 	}
@@ -220,20 +222,24 @@ func (a *Agent) keepToken(ctx context.Context) error {
 // apply publishes what a round brought and returns when the next is due.
 func (a *Agent) apply(files []rendered, s *session) time.Duration {
 	var first *Problem
-	failed, wait, invalid := 0, false, false
+	failed, wait, invalid, down := 0, false, false, false
 	var retryAfter time.Duration
 	set := make([]volume.File, len(files))
 	for i, r := range files {
 		f := a.config.Files[i]
 		set[i] = volume.File{Path: f.Path, Mode: fs.FileMode(f.Mode), Content: r.content, Keep: r.err != nil}
-		key := "file " + f.Path
+		about := "path " + f.Path
 		if r.err == nil {
-			delete(a.told, key)
+			a.solved(about)
 			continue
 		}
 		p := *problemOf(r.err)
-		p.Text = fmt.Sprintf("path %q: %s", f.Path, p.Text)
-		a.tell(key, &p)
+		if p.Everywhere || p.InvalidToken {
+			about, down = "Vault", true
+		} else {
+			p.Text = fmt.Sprintf("path %q: %s", f.Path, p.Text)
+		}
+		a.tell(about, &p)
 		if first == nil {
 			first = &p
 		}
@@ -251,8 +257,11 @@ func (a *Agent) apply(files []rendered, s *session) time.Duration {
 	if !invalid {
 		a.deadBackoff.reset()
 	}
+	if !down {
+		a.solved("Vault")
+	}
 	if first != nil && !a.open {
-		if failed > 1 {
+		if failed > 1 && !down {
 			first.Text = fmt.Sprintf("%s (and %d more)", first.Text, failed-1)
 		}
 		a.setReason(first.Text)
@@ -273,7 +282,7 @@ func (a *Agent) apply(files []rendered, s *session) time.Duration {
 		}
 		return a.fetchBackoff.next(a.started, 0)
 	}
-	delete(a.told, "volume")
+	a.solved("volume")
 	if first != nil {
 		if wait {
 			return min(a.fetchBackoff.next(a.started, retryAfter), time.Duration(a.config.Refresh))
@@ -302,95 +311,4 @@ func (a *Agent) openGate() error {
 func (a *Agent) refreshIn() time.Duration {
 	every := time.Duration(a.config.Refresh)
 	return every - every/10 + jitter(every/5)
-}
-
-// retire revokes the tokens that are not in use any more. What cannot be
-// revoked now runs out by itself.
-func (a *Agent) retire() {
-	for _, old := range a.retired {
-		if err := old.revoke(context.Background()); err != nil {
-			a.log.Debug("the old token runs out by itself", "reason", err)
-		}
-	}
-	a.retired = nil
-}
-
-// end is what SIGTERM leads to. Apps may still run, or start again: before the
-// token is revoked, the note that it was is written, and the gate is closed, so
-// that no app starts on what may be dead.
-func (a *Agent) end() {
-	if a.session == nil || a.session.Batch {
-		a.log.Info("ended")
-		return
-	}
-	var err error
-	if a.started {
-		err = a.volume.WritePrivate(keptRevoked, nil)
-		if err == nil {
-			err = a.volume.CloseGate()
-		}
-	}
-	if err == nil {
-		a.setReason("the agent was told to end and has revoked its token")
-		err = a.volume.RemovePrivate(keptToken)
-	}
-	if err == nil {
-		// One bound for all, whatever their number.
-		ctx, cancel := context.WithTimeout(context.Background(), revokeTimeout)
-		defer cancel()
-		for _, s := range append([]*session{a.session}, a.retired...) {
-			err = errors.Join(err, s.revoke(ctx))
-		}
-	}
-	if err != nil {
-		a.log.Warn("ended without revoking the token, which runs out by itself", "reason", err)
-		return
-	}
-	a.log.Info("ended, token revoked")
-}
-
-// giveUp ends a start that took too long. The token stays for the next start,
-// unless a lease hangs on it that nobody will ever use.
-func (a *Agent) giveUp() error {
-	a.leases.mu.Lock()
-	leased := len(a.leases.seen) > 0
-	a.leases.mu.Unlock()
-	if leased && a.session != nil {
-		err := a.volume.RemovePrivate(keptToken)
-		if err = errors.Join(err, a.session.revoke(context.Background())); err != nil {
-			a.log.Warn("giving up without revoking the token, which runs out by itself", "reason", err)
-		}
-	}
-	reason := a.reason
-	if reason == "" {
-		reason = "Vault has not answered yet"
-	}
-	return fmt.Errorf("no files after %s: %s", a.config.StartTimeout, reason)
-}
-
-// tell logs a problem once, and again when its text changes. Before the first
-// publication it is also what the pod's status shows.
-func (a *Agent) tell(about string, p *Problem) {
-	level := slog.LevelWarn
-	if p.Act {
-		level = slog.LevelError
-	}
-	if a.told[about] == p.Text {
-		level = slog.LevelDebug
-	}
-	a.told[about] = p.Text
-	a.log.Log(context.Background(), level, p.Text, "someoneMustAct", p.Act)
-	if !a.open && about == "token" {
-		a.setReason(p.Text)
-	}
-}
-
-func (a *Agent) setReason(text string) {
-	if a.reason == text {
-		return
-	}
-	a.reason = text
-	if err := a.volume.WritePrivate(keptStatus, []byte(oneLine(text)+"\n")); err != nil {
-		a.log.Warn("writing the reason of not being ready", "error", err)
-	}
 }

@@ -49,6 +49,9 @@ func dial(v config.Vault) (http.RoundTripper, error) {
 		TLSClientConfig:     tlsConfig,
 		TLSHandshakeTimeout: 5 * time.Second,
 		ForceAttemptHTTP2:   true,
+		// A connection that a partition cut silently is noticed in seconds, not
+		// when TCP gives up after a quarter of an hour.
+		HTTP2:               &http.HTTP2Config{SendPingTimeout: 5 * time.Second, PingTimeout: 5 * time.Second},
 		MaxIdleConnsPerHost: concurrency,
 		// Shorter than any refresh: an idle agent holds no connection.
 		IdleConnTimeout: 20 * time.Second,
