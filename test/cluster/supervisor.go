@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -126,12 +127,18 @@ func (s *supervisor) Processes(_ struct{}, list *[]Process) error {
 	return nil
 }
 
-// reap waits for children and for the orphans of the PID namespace, which are given to its first process.
-func (s *supervisor) reap() {
+// reap waits for children and for the orphans of the PID namespace, which are given to its first process, until ctx ends.
+func (s *supervisor) reap(ctx context.Context) {
 	children := make(chan os.Signal, 1)
 	signal.Notify(children, syscall.SIGCHLD)
-	for ; ; <-children {
+	defer signal.Stop(children)
+	for {
 		for s.reapOne() {
+		}
+		select {
+		case <-children:
+		case <-ctx.Done():
+			return
 		}
 	}
 }
@@ -184,7 +191,7 @@ func RunInit(dir string) error {
 	if err := server.RegisterName("Box", s); err != nil {
 		return err
 	}
-	go s.reap()
+	go s.reap(context.Background())
 	server.Accept(listener)
 	return nil
 }
