@@ -57,9 +57,6 @@ func Mutate(req *Request, cfg *Config) *Outcome {
 	if object := bytes.TrimSpace(req.Object); len(object) == 0 || string(object) == "null" {
 		return &Outcome{Decision: Denied, Reason: InvalidRequest, Problems: Problems{"decoding pod: the request has no object"}}
 	}
-	if len(req.Object) == 0 || string(req.Object) == "null" {
-		return &Outcome{Decision: Denied, Reason: InvalidRequest, Problems: Problems{"decoding pod: the request has no object"}}
-	}
 	pod := new(corev1.Pod)
 	// Names in Kubernetes' JSON are case-sensitive, other than in
 	// encoding/json: a "Volumes" of the user's is not the pod's volumes.

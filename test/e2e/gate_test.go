@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"context"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -90,7 +91,7 @@ func TestVaultDownAtStart(t *testing.T) {
 	up := stopVault(t)
 	s.Create(pod{name: "app", annotations: wants(s.Name), script: gated}.String())
 	s.WaitPod("app", "waiting with a running agent", harness.AgentRunning)
-	stillHeld(s, "app", 20*time.Second)
+	stillHeld(s, 20*time.Second, "app")
 	if log := s.Logs("app", "latchkey-agent"); !strings.Contains(log, "vault.vault.svc") {
 		t.Errorf("the agent's log does not name the server that it cannot reach:\n%s", log)
 	}
@@ -111,33 +112,36 @@ func TestKubeletKilledWhileVaultIsDown(t *testing.T) {
 	if err := suite.StartKubelet(); err != nil {
 		t.Fatal(err)
 	}
-	stillHeld(s, "app", 20*time.Second)
+	stillHeld(s, 20*time.Second, "app")
 	up()
 	wantGated(s, "app")
 }
 
-// stillHeld watches for a while that the app does not start.
-func stillHeld(s *harness.Space, name string, while time.Duration) {
+// stillHeld watches for a while that no app of these pods starts.
+func stillHeld(s *harness.Space, while time.Duration, names ...string) {
 	s.Helper()
-	timeout := time.After(while)
-	started := make(chan *corev1.Pod, 1)
-	w, err := s.Kube.CoreV1().Pods(s.Name).Watch(s.Context(), metav1.ListOptions{FieldSelector: "metadata.name=" + name})
+	ctx, cancel := context.WithTimeout(s.Context(), while)
+	defer cancel()
+	w, err := s.Kube.CoreV1().Pods(s.Name).Watch(ctx, metav1.ListOptions{})
 	if err != nil {
 		s.Fatal(err)
 	}
 	defer w.Stop()
-	go func() {
-		for e := range w.ResultChan() {
-			if p, ok := e.Object.(*corev1.Pod); ok && harness.Started(p) {
-				started <- p
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case e, open := <-w.ResultChan():
+			if !open {
+				if ctx.Err() == nil {
+					s.Fatal("the watch of the held pods ended early")
+				}
 				return
 			}
+			if p, ok := e.Object.(*corev1.Pod); ok && slices.Contains(names, p.Name) && harness.Started(p) {
+				s.Errorf("the app of %s started before its file was published; it printed: %s", p.Name, s.Logs(p.Name, "app"))
+			}
 		}
-	}()
-	select {
-	case <-timeout:
-	case <-started:
-		s.Errorf("the app of %s started before its file was published; it printed: %s", name, s.Logs(name, "app"))
 	}
 }
 

@@ -46,7 +46,7 @@ func Open(dir string) (*Volume, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening the shared volume: %w", err)
 	}
-	return &Volume{root: root}, nil
+	return &Volume{root: root, step: firstStep()}, nil
 }
 
 // Close releases the directory.
