@@ -26,6 +26,7 @@ const usage = `usage: cluster COMMAND
   load TAR…           load image archives into the box
   kill DAEMON         end a daemon (kubelet, containerd, …) with SIGKILL
   start DAEMON        start a daemon that has ended
+  postgres up         start PostgreSQL in the box; its password is in the state folder
   env                 print the variables that exec sets
 
 With LATCHKEY_TEST_KUBECONFIG set, the suites run on the cluster that it names: up, load and down then do nothing.
@@ -99,6 +100,11 @@ func run(ctx context.Context, args []string) error {
 			return box.Kill(args[0])
 		}
 		return box.Start(args[0])
+	case "postgres":
+		if !slices.Equal(args, []string{"up"}) {
+			return usageError{errors.New("postgres wants the word up")}
+		}
+		return box.StartPostgres(ctx, cluster.Options{Log: os.Stdout})
 	case "env":
 		for _, variable := range box.Env() {
 			fmt.Println("export", variable)
