@@ -137,6 +137,8 @@ func (a *Agent) Run(ctx context.Context) error {
 				continue // too late
 			}
 			refresh.Reset(a.apply(files, s))
+			// The next round is minutes away: what this one took is given back.
+			debug.FreeOSMemory()
 			if !a.started {
 				late.Reset(time.Until(deadline))
 			}
@@ -302,8 +304,6 @@ func (a *Agent) openGate() error {
 	}
 	a.open, a.started = true, true
 	a.log.Info("ready", "after", time.Since(a.began).Round(time.Millisecond).String())
-	// From here on there is little to do: what the start took is given back.
-	debug.FreeOSMemory()
 	return errors.Join(a.volume.RemovePrivate(keptRevoked), a.volume.RemovePrivate(keptStatus))
 }
 

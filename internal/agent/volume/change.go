@@ -2,7 +2,6 @@ package volume
 
 import (
 	"errors"
-	"fmt"
 	"io/fs"
 	"os"
 	"syscall"
@@ -86,9 +85,6 @@ func (v *Volume) write(name string, data []byte, mode fs.FileMode) error {
 	}
 	v.before("write", name)
 	_, err = file.Write(data)
-	if errors.Is(err, syscall.ENOSPC) {
-		err = fmt.Errorf("%w (the volume's sizeLimit is too small for these files)", err)
-	}
 	if err == nil {
 		v.before("chmod", name)
 		err = file.Chmod(mode)

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/latchkey-dev/latchkey/internal/config"
@@ -151,7 +152,15 @@ func (v *Volume) fill(set, old string, written, linked []File) error {
 			return err
 		}
 		if err := v.write(path.Join(config.FilesName, set, f.Path), f.Content.Reveal(), f.Mode); err != nil {
-			return err
+			// The set's own name would make the message another each time.
+			var at *fs.PathError
+			if errors.As(err, &at) {
+				err = at.Err
+			}
+			if errors.Is(err, syscall.ENOSPC) {
+				err = fmt.Errorf("%w (the volume's sizeLimit is too small for these files)", err)
+			}
+			return fmt.Errorf("writing %q: %w", f.Path, err)
 		}
 	}
 	for _, f := range linked {
