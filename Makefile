@@ -16,7 +16,7 @@ CLUSTER  := $(CURDIR)/bin/cluster
 INSIDE   := $(CLUSTER) exec --
 
 .DEFAULT_GOAL := help
-.PHONY: help build unit test e2e demo lint images generate tidy vuln cluster-up cluster-down cluster-tool load clean
+.PHONY: help build unit test e2e demo bench lint images generate tidy vuln cluster-up cluster-down cluster-tool load clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,6 +37,10 @@ e2e: load ## Run the end-to-end suite on a real Kubernetes with a real Vault (ro
 demo: build load ## Show an annotated pod that reads a secret from Vault (root)
 	cd test && go build -o ../bin/demo ./demo
 	@$(INSIDE) bin/demo
+
+bench: load ## Measure what Latchkey costs (root)
+	cd test && go build -o ../bin/bench ./bench
+	@$(INSIDE) bin/bench
 
 lint: ## Run staticcheck on every module
 	go tool -modfile=tools/go.mod staticcheck ./...

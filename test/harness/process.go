@@ -11,10 +11,9 @@ import (
 	corev1 "k8s.io/api/core/v1"
 )
 
-// Process returns the ID of a container's first process, as the tests' machine
-// numbers it: only in the box do pods run there.
-func (s *Space) Process(p *corev1.Pod, container string) int {
-	s.Helper()
+// ProcessOf returns the ID of a container's first process, as the tests'
+// machine numbers it: only in the box do pods run there.
+func ProcessOf(p *corev1.Pod, container string) (int, error) {
 	id := ""
 	for _, c := range append(p.Status.InitContainerStatuses, p.Status.ContainerStatuses...) {
 		if c.Name == container {
@@ -22,11 +21,21 @@ func (s *Space) Process(p *corev1.Pod, container string) int {
 		}
 	}
 	if id == "" {
-		s.Fatalf("pod %s has no running container %s", p.Name, container)
+		return 0, fmt.Errorf("pod %s has no running container %s", p.Name, container)
 	}
 	pid, err := processIn(id)
 	if err != nil {
-		s.Fatalf("finding the process of %s/%s: %v", p.Name, container, err)
+		return 0, fmt.Errorf("finding the process of %s/%s: %w", p.Name, container, err)
+	}
+	return pid, nil
+}
+
+// Process returns the ID of a container's first process.
+func (s *Space) Process(p *corev1.Pod, container string) int {
+	s.Helper()
+	pid, err := ProcessOf(p, container)
+	if err != nil {
+		s.Fatal(err)
 	}
 	return pid
 }
