@@ -45,7 +45,7 @@ func Parse(annotations map[string]string, id Identity, cfg *Config) (*Spec, Prob
 			Log:          config.Log{Level: "info", Format: "json"},
 		},
 	}
-	for _, name := range slices.Sorted(maps.Keys(annotations)) {
+	for name, value := range annotations { // in any order: problems are sorted
 		key, ours := strings.CutPrefix(name, Prefix)
 		if !ours || name == StatusAnnotation {
 			continue
@@ -55,7 +55,7 @@ func Parse(annotations map[string]string, id Identity, cfg *Config) (*Spec, Prob
 			p.add(name, "%s", unknownAnnotation(key))
 			continue
 		}
-		for _, err := range r.set(s, annotations[name]) {
+		for _, err := range r.set(s, value) {
 			p.add(name, "%v", err)
 		}
 	}
