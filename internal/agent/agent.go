@@ -36,8 +36,10 @@ type Agent struct {
 	files  []*render.Renderer
 	// transport carries all calls to Vault; nil until the first one.
 	transport http.RoundTripper
-	mounts    mounts
-	leases    leases
+	// rest is called after each round.
+	rest   func()
+	mounts mounts
+	leases leases
 
 	session *session
 	// candidate is the token of an earlier run, not yet taken into use.
@@ -65,7 +67,7 @@ type Agent struct {
 // New makes an agent of a valid configuration. An error means that a template
 // is wrong.
 func New(c *config.Agent, v *volume.Volume, log *slog.Logger) (*Agent, error) {
-	a := &Agent{config: c, volume: v, log: log, told: make(map[string]string)}
+	a := &Agent{config: c, volume: v, log: log, rest: debug.FreeOSMemory, told: make(map[string]string)}
 	var errs []error
 	for _, f := range c.Files {
 		r, err := render.New(f)
@@ -138,7 +140,7 @@ func (a *Agent) Run(ctx context.Context) error {
 			}
 			refresh.Reset(a.apply(files, s))
 			// The next round is minutes away: what this one took is given back.
-			debug.FreeOSMemory()
+			a.rest()
 			if !a.started {
 				late.Reset(time.Until(deadline))
 			}

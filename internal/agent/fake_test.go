@@ -40,7 +40,8 @@ type fakeVault struct {
 	role    fakeRole
 	// fault, if set, answers instead where it returns true.
 	fault func(w http.ResponseWriter, r *http.Request) bool
-	cut   bool // the network is cut
+	cut   bool   // the network is cut
+	jwt   string // the file with the ServiceAccount token
 }
 
 type fakeRole struct {
@@ -182,7 +183,7 @@ func (f *fakeVault) login(w http.ResponseWriter, r *http.Request) {
 	if err := json.NewDecoder(r.Body).Decode(&body); err != nil {
 		f.t.Errorf("login: %v", err)
 	}
-	if want, err := os.ReadFile(jwtFile(f.t)); err != nil || body.JWT != strings.TrimSpace(string(want)) {
+	if want, err := os.ReadFile(f.jwt); err != nil || body.JWT != strings.TrimSpace(string(want)) {
 		f.t.Errorf("login with a token that is not the one in the file")
 	}
 	if body.Role != "payments" || f.role.gone {
@@ -274,10 +275,6 @@ func (s *syncBuffer) String() string {
 	return s.b.String()
 }
 
-func jwtFile(t *testing.T) string {
-	return filepath.Join(os.TempDir(), "latchkey-test-"+strings.ReplaceAll(t.Name(), "/", "_")+".jwt")
-}
-
 // fixtureJWT is unsigned: the fake does not verify it.
 func fixtureJWT() string {
 	encode := func(v any) string {
@@ -293,11 +290,11 @@ func fixtureJWT() string {
 func newPod(t *testing.T, files ...config.File) *pod {
 	t.Helper()
 	p := &pod{t: t, vault: newFake(t), dir: t.TempDir(), logs: &syncBuffer{}}
-	token := jwtFile(t)
+	token := filepath.Join(t.TempDir(), "token")
+	p.vault.jwt = token
 	if err := os.WriteFile(token, []byte(fixtureJWT()+"\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { os.Remove(token) })
 	for i := range files {
 		files[i].Mode = 0o440
 	}
@@ -348,7 +345,7 @@ func (p *pod) start() *container {
 	if err != nil {
 		p.t.Fatal(err)
 	}
-	a.transport = p.vault
+	a.transport, a.rest = p.vault, func() {}
 	return p.run(a, v)
 }
 

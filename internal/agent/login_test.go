@@ -86,7 +86,7 @@ func TestTokenFile(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				p := newPod(t, env("db.env", "kv/app"))
-				token := jwtFile(t)
+				token := p.vault.jwt
 				os.Remove(token)
 				if content != nil {
 					if err := os.WriteFile(token, []byte(*content), 0o600); err != nil {

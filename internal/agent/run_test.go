@@ -225,3 +225,32 @@ func TestReadoption(t *testing.T) {
 		c.terminate()
 	})
 }
+
+// A container that is started again while Vault is away leaves the running app
+// its files, for however long.
+func TestRestartDuringOutage(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPod(t, env("db.env", "kv/app"))
+		c := p.start()
+		after(time.Minute)
+		dead := p.killed()
+		c.terminate()
+		p.vault.set(func() { p.vault.cut = true })
+		p = dead
+		c = p.start()
+		after(5 * time.Hour)
+		p.wantReady()
+		if got := p.file("db.env"); got != appEnv {
+			t.Errorf("file holds %q", got)
+		}
+		p.vault.set(func() {
+			p.vault.cut = false
+			v2(p.vault, "kv/data/app", map[string]any{"a": "healed"})
+		})
+		after(10 * time.Minute)
+		if got := p.file("db.env"); got != "a='healed'\n" {
+			t.Errorf("not healed: %q", got)
+		}
+		c.terminate()
+	})
+}

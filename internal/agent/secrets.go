@@ -93,13 +93,9 @@ type location struct {
 // resolve turns what a pod's author writes into the path of the API: on a KV
 // v2 mount kv/app and kv/data/app are the same secret.
 func (r *round) resolve(secret string, kv int) (location, error) {
-	p, rawQuery, _ := strings.Cut(strings.Trim(secret, "/"), "?")
-	query, err := url.ParseQuery(rawQuery)
-	if err != nil || len(query) > 1 || len(query) == 1 && !query.Has("version") {
-		return location{}, &Problem{Act: true, Text: fmt.Sprintf("secret %q has a query (only ?version=N is known)", secret)}
-	}
-	if p == "" || path.Clean(p) != p || p == ".." || strings.HasPrefix(p, "../") || strings.ContainsAny(p, "#\\") {
-		return location{}, &Problem{Act: true, Text: fmt.Sprintf("secret %q is no path (an API path such as \"kv/app\")", secret)}
+	p, query, err := render.ParsePath(secret)
+	if err != nil {
+		return location{}, &Problem{Act: true, Text: err.Error()}
 	}
 	at := location{path: p, query: query}
 	switch kv {

@@ -175,7 +175,7 @@ func TestTemplatePaths(t *testing.T) {
 	for _, path := range []string{"", "/", "..", "../sys/raw", "kv/../sys/mounts", "kv//app", "kv/app?list=true", "kv/app#x", "kv/app?version=1&x=y"} {
 		t.Run(path, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				p := newPod(t, config.File{Path: "a", Template: `{{ with secret "` + path + `" }}{{ end }}x`})
+				p := newPod(t, config.File{Path: "a", Template: `{{ $p := "` + path + `" }}{{ with secret $p }}{{ end }}x`})
 				c := p.start()
 				after(time.Second)
 				if _, reason := p.ready(); !strings.HasPrefix(reason, `path "a": secret "`) {

@@ -25,17 +25,20 @@ func Check(f config.File) error {
 	if f.Template == "" {
 		return nil
 	}
-	if _, err := parse(f.Template); err != nil {
+	if _, err := parseTemplate(f.Template); err != nil {
 		return fmt.Errorf("path %q: %w", f.Path, err)
 	}
 	return nil
 }
 
-// parse parses a template with the agent's functions and strict keys.
-func parse(text string) (*template.Template, error) {
+// parseTemplate parses a template with the agent's functions and strict keys.
+func parseTemplate(text string) (*template.Template, error) {
 	t, err := template.New("").Option("missingkey=error").Funcs(functions(nil)).Parse(text)
 	if err != nil {
 		return nil, locate(text, err)
+	}
+	if err := inspect(t, text); err != nil {
+		return nil, err
 	}
 	return t, nil
 }
@@ -62,18 +65,24 @@ func locate(text string, err error) error {
 	if line == 0 {
 		return err
 	}
-	at := fmt.Sprintf("line %d", line)
+	column := 0
 	lines := strings.SplitAfter(text, "\n")
 	if line <= len(lines) {
 		before := strings.Join(lines[:line-1], "")
 		broken := lines[line-1]
 		if len(broken)*len(text) <= locateBudget {
-			if column := findColumn(before, broken, strings.Join(lines[line:], ""), line, message); column > 0 {
-				at = fmt.Sprintf("line %d, column %d", line, column)
-			}
+			column = findColumn(before, broken, strings.Join(lines[line:], ""), line, message)
 		}
 	}
-	return errors.New(at + ": " + message)
+	return errors.New(place(line, column) + ": " + message)
+}
+
+// place words a place; a column of 0 is not known.
+func place(line, column int) string {
+	if column == 0 {
+		return fmt.Sprintf("line %d", line)
+	}
+	return fmt.Sprintf("line %d, column %d", line, column)
 }
 
 // findColumn returns the 1-based column, in bytes, of the token that the

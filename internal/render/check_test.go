@@ -28,6 +28,12 @@ func TestCheck(t *testing.T) {
 		{"{{ 1 | 2 }}", `line 1, column 10: non executable command in pipeline stage 2`},
 		{"{{ ( }}", `line 1`},
 		{"{{ . \n", `line 2`},
+		{"a\n{{ template \"x\" }}", `line 2, column 13: template "x" not defined`},
+		{`{{ define "x" }}{{ with secret "a" "k=v" }}{{ end }}{{ end }}`, `line 1, column 25: secret takes one path, not 2 arguments`},
+		{`{{ "kv/app" | secret }}{{ define "x" }}{{ end }}{{ template "x" }}`, ``},
+		{`{{ if true }}{{ else }}{{ (secret "../sys").Data.x }}{{ end }}`, `line 1, column 35: secret "../sys" is no path`},
+		{`{{ range secret "kv/app?list=true" }}{{ end }}`, `line 1, column 17: secret "kv/app?list=true" has a query`},
+		{`{{ secret }}`, `line 1, column 4: secret takes one path, not 0 arguments`},
 		{`{{ plugin "x" }}`, `line 1, column 4: function "plugin" not defined`},
 	} {
 		err := Check(config.File{Path: "f", Template: c.template})

@@ -28,7 +28,7 @@ func New(f config.File) (*Renderer, error) {
 	if f.Template == "" {
 		return r, nil
 	}
-	t, err := parse(f.Template)
+	t, err := parseTemplate(f.Template)
 	if err != nil {
 		return nil, fmt.Errorf("path %q: %w", f.Path, err)
 	}
