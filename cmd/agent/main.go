@@ -100,8 +100,9 @@ func command(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 }
 
 func serve(ctx context.Context, v *volume.Volume, file, terminationLog string, stderr io.Writer) int {
+	log := newLogger(config.Log{}, stderr)
 	fail := func(code int, err error) int {
-		fmt.Fprintln(stderr, "agent:", err)
+		log.Error("ended", "reason", err)
 		agent.LastWords(terminationLog, err)
 		return code
 	}
@@ -113,7 +114,8 @@ func serve(ctx context.Context, v *volume.Volume, file, terminationLog string, s
 	if err != nil {
 		return fail(exitUsage, err)
 	}
-	a, err := agent.New(c, v, newLogger(c.Log, stderr))
+	log = newLogger(c.Log, stderr)
+	a, err := agent.New(c, v, log)
 	if err != nil {
 		return fail(exitUsage, fmt.Errorf("reading the templates: %w", err))
 	}

@@ -126,6 +126,7 @@ func TestTrust(t *testing.T) {
 		"bad CA file": {func(v *config.Vault) { v.CA, v.CAFile = "", os.DevNull }, "/dev/null holds no certificate (a PEM bundle)"},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			p := newPod(t, env("db.env", "kv/app"))
 			p.serve(t, p.vault)
 			c.change(&p.conf.Vault)
