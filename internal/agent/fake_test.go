@@ -419,6 +419,12 @@ func after(d time.Duration) {
 func (p *pod) wantCalls(want ...string) {
 	p.t.Helper()
 	got := p.vault.taken()
+	for i, call := range got {
+		// Which of several paths on a mount is asked for first is left open.
+		if strings.HasPrefix(call, callProbe+"kv/") {
+			got[i] = callMount
+		}
+	}
 	slices.Sort(got)
 	slices.Sort(want)
 	if !slices.Equal(got, want) {
@@ -434,7 +440,8 @@ const (
 	appEnv    = "password='" + fixturePassword + "'\npin='" + fixtureNumber + "'\nusername='ada'\n"
 	callLogin = "PUT auth/kubernetes/login"
 	callRenew = "PUT auth/token/renew-self"
-	callMount = "GET sys/internal/ui/mounts/kv/app"
+	callProbe = "GET sys/internal/ui/mounts/"
+	callMount = callProbe + "kv/app"
 	callRead  = "GET kv/data/app"
 	callEnd   = "PUT auth/token/revoke-self"
 )

@@ -113,7 +113,7 @@ func TestFaultsAtStart(t *testing.T) {
 						t.Errorf("%d calls in 30 s", n)
 					}
 					p.vault.set(func() { p.vault.fault = nil })
-					after(11 * time.Second)
+					after(18 * time.Second) // the longest pause, after what was asked for
 					p.wantReady()
 					c.terminate()
 				})
