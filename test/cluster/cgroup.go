@@ -69,12 +69,31 @@ func makeCgroup(name string) error {
 	if !unified() {
 		return nil
 	}
+	return enableControllers(cgroupRoot, name)
+}
+
+// enableControllers passes on to the group below root, and to those in it, the cgroup v2 controllers that the kubelet
+// asks for of its root group (see getSupportedUnifiedControllers in its pkg/kubelet/cm): of these, all that the kernel
+// has. systemd leaves some of them off, such as hugetlb.
+func enableControllers(root, name string) error {
+	data, err := os.ReadFile(filepath.Join(root, "cgroup.controllers"))
+	if err != nil {
+		return fmt.Errorf("asking for the cgroup controllers: %w", err)
+	}
+	available := strings.Fields(string(data))
+	var on []string
+	for _, c := range []string{"cpu", "cpuset", "hugetlb", "memory", "pids"} {
+		switch {
+		case slices.Contains(available, c):
+			on = append(on, "+"+c)
+		case c != "hugetlb": // which not every kernel has
+			return fmt.Errorf("turning on cgroup controller %s: the kernel does not offer it, only %q (in a container, start that with its host's cgroup namespace; else look for cgroup_disable in /proc/cmdline)", c, available)
+		}
+	}
 	for _, group := range []string{"", name} {
-		for _, c := range []string{"cpu", "cpuset", "memory", "pids"} {
-			file := filepath.Join(cgroupRoot, group, "cgroup.subtree_control")
-			if err := os.WriteFile(file, []byte("+"+c), 0); err != nil {
-				return fmt.Errorf("turning on cgroup controller %s in %s (in a container, start that with its host's cgroup namespace): %w", c, file, err)
-			}
+		file := filepath.Join(root, group, "cgroup.subtree_control")
+		if err := os.WriteFile(file, []byte(strings.Join(on, " ")), 0); err != nil {
+			return fmt.Errorf("turning on cgroup controllers %s in %s (in a container, start that with its host's cgroup namespace): %w", on, file, err)
 		}
 	}
 	return nil
