@@ -57,6 +57,9 @@ func (b Box) Dir() string { return b.dir }
 // Kubeconfig returns the path of the administrator's kubeconfig. Its address is reachable inside the box's network only.
 func (b Box) Kubeconfig() string { return b.path("admin.kubeconfig") }
 
+// kubeCache is where kubectl keeps what the API server told of itself.
+func (b Box) kubeCache() string { return b.path("kube-cache") }
+
 func (b Box) path(elem ...string) string { return filepath.Join(append([]string{b.dir}, elem...)...) }
 
 func (b Box) bin(name string) string { return b.path("bin", name) }

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"os"
 	"os/exec"
 	"strings"
 )
@@ -17,7 +18,9 @@ func (b Box) kubectl(ctx context.Context, args ...string) (*exec.Cmd, error) {
 		return nil, err
 	}
 	args = append([]string{"-t", fmt.Sprint(r.Init.PID), "-n", "--", b.bin("kubectl"), "--kubeconfig", b.Kubeconfig()}, args...)
-	return exec.CommandContext(ctx, "nsenter", args...), nil
+	cmd := exec.CommandContext(ctx, "nsenter", args...)
+	cmd.Env = append(os.Environ(), "KUBECACHEDIR="+b.kubeCache()) // else it would be below the user's ~/.kube
+	return cmd, nil
 }
 
 // quietKubectl runs kubectl and returns what it complained of as the error.

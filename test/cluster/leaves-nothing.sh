@@ -39,7 +39,7 @@ snapshot() ( # a subshell: what is missing is part of the picture
 	echo '# sysctls';           sysctls
 	echo '# folders'
 	for dir in /run /var/lib/kubelet /var/lib/cni /var/lib/containerd /var/lib/etcd /var/log/pods /var/log/containers \
-		/etc/cni /etc/containerd /etc/kubernetes /opt; do
+		/etc/cni /etc/containerd /etc/kubernetes /opt /usr/libexec "$HOME/.kube" "$HOME/.config/helm" "$HOME/.cache/helm"; do
 		find "$dir" 2>&1 | sort
 	done
 	ls -d /* /etc/* /var/* /var/lib/* /var/log/*

@@ -99,6 +99,9 @@ current-context: latchkey-box
 `, apiServerURL, encode(ca), name, encode(cert), encode(key)), 0o600)
 }
 
+// volumePlugins is empty. The kubelet makes it, by default in the machine's /usr/libexec.
+const volumePlugins = "/var/lib/kubelet/volume-plugins"
+
 // writeSettings writes the configuration files of the daemons.
 func (b Box) writeSettings() error {
 	none := []any{}
@@ -112,6 +115,7 @@ func (b Box) writeSettings() error {
 		"clusterDNS":               []string{DNSIP},
 		"clusterDomain":            Domain,
 		"resolvConf":               b.path("etc", "resolv.conf"),
+		"volumePluginDir":          volumePlugins,
 		"cgroupDriver":             "cgroupfs",
 		"cgroupRoot":               "/" + b.cgroup(),
 		"failCgroupV1":             false,
@@ -224,6 +228,7 @@ func (b Box) daemons() (first, second []Command) {
 			"--kubeconfig=" + b.path("kube-controller-manager.kubeconfig"), "--use-service-account-credentials", "--leader-elect=false",
 			"--service-account-private-key-file=" + pki("service-account.key"), "--root-ca-file=" + b.path("ca.crt"),
 			"--cluster-signing-cert-file=" + b.path("ca.crt"), "--cluster-signing-key-file=" + b.path("ca.key"),
+			"--flex-volume-plugin-dir=" + volumePlugins,
 		}},
 		{Name: "kube-scheduler", Args: []string{"--kubeconfig=" + b.path("kube-scheduler.kubeconfig"), "--leader-elect=false"}},
 		{Name: "kube-proxy", Args: []string{"--config=" + b.path("etc", "kube-proxy.json")}},

@@ -113,6 +113,7 @@ if [ "$(readlink /proc/%[1]d/ns/net)" != "%[2]s" ]; then
 	echo "the box is not running (start it with: make cluster-up)" >&2
 	exit 1
 fi
+export KUBECACHEDIR='%[5]s'
 exec nsenter -t %[1]d -n -- '%[3]s' --kubeconfig '%[4]s' "$@"
 `
 
@@ -124,5 +125,5 @@ func (s *startup) writeWrapper() error {
 	if err != nil {
 		return err
 	}
-	return writeFile(wrapperPath(s.Checkout), fmt.Appendf(nil, wrapper, pid, network, s.bin("kubectl"), s.Kubeconfig()), 0o755)
+	return writeFile(wrapperPath(s.Checkout), fmt.Appendf(nil, wrapper, pid, network, s.bin("kubectl"), s.Kubeconfig(), s.kubeCache()), 0o755)
 }

@@ -8,10 +8,13 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/latchkey-dev/latchkey/test/cluster"
 )
 
 // Where Latchkey is installed.
@@ -70,12 +73,60 @@ func (c *Cluster) Install(ctx context.Context) error {
 	if err := ca.Close(); err != nil {
 		return fmt.Errorf("writing the CA to a file for helm: %w", err)
 	}
-	return c.Helm(ctx, "upgrade", "--install", "latchkey", filepath.Join(Checkout(), "deploy", "webhook"),
+	args := []string{"upgrade", "--install", "latchkey", filepath.Join(Checkout(), "deploy", "webhook"),
 		"--namespace", InstallNamespace,
-		"--set-file", "certs.caBundle="+ca.Name(),
-		"--set-file", "config.connections.default.ca="+ca.Name(),
-		"--set-string", "podAnnotations.image-digest="+injectorDigest(),
-		"--wait", "--timeout", "3m")
+		"--set-file", "certs.caBundle=" + ca.Name(),
+		"--set-file", "config.connections.default.ca=" + ca.Name(),
+		"--set-string", "podAnnotations.image-digest=" + injectorDigest(),
+		"--wait", "--timeout", "3m"}
+	for fault, address := range FaultyConnections {
+		connection := "config.connections." + fault
+		args = append(args,
+			"--set", connection+".address=https://"+address,
+			"--set-file", connection+".ca="+ca.Name())
+	}
+	if err := c.Helm(ctx, args...); err != nil {
+		return err
+	}
+	return c.waitServing(ctx)
+}
+
+// waitServing asks until the API server reaches the injector: replicas are
+// ready a moment before Services lead to them.
+func (c *Cluster) waitServing(ctx context.Context) error {
+	const probe = `
+apiVersion: v1
+kind: Pod
+metadata:
+  name: probe
+  annotations: {latchkey.dev/inject: "true", latchkey.dev/files: "[{path: probe, template: probe}]"}
+spec:
+  containers: [{name: probe, image: probe}]
+`
+	tick := time.NewTicker(200 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		_, err := c.Create(ctx, "default", probe, true)
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return fmt.Errorf("waiting for the API server to reach the injector: %w", err)
+		}
+	}
+}
+
+// FaultyConnections are connections that lead to Vault through a proxy, by the
+// fault that a test's proxy will have. Nothing listens there otherwise.
+var FaultyConnections = map[string]string{
+	"slow":     cluster.NodeIP + ":18201",
+	"cut":      cluster.NodeIP + ":18202",
+	"refused":  cluster.NodeIP + ":18203",
+	"limited":  cluster.NodeIP + ":18204",
+	"sealed":   cluster.NodeIP + ":18205",
+	"redirect": cluster.NodeIP + ":18206",
 }
 
 // injectorDigest tells one build of the injector's image from another: both
@@ -97,7 +148,8 @@ func (c *Cluster) Helm(ctx context.Context, args ...string) error {
 	defer os.RemoveAll(home)
 	cmd := exec.CommandContext(ctx, c.Tool("helm"), args...)
 	// Nothing of the user's own Helm settings may matter, or be changed.
-	cmd.Env = append(os.Environ(), "KUBECONFIG="+c.Kubeconfig, "HELM_CONFIG_HOME="+home, "HELM_DATA_HOME="+home, "HELM_CACHE_HOME="+home)
+	cmd.Env = append(os.Environ(), "KUBECONFIG="+c.Kubeconfig, "KUBECACHEDIR="+home,
+		"HELM_CONFIG_HOME="+home, "HELM_DATA_HOME="+home, "HELM_CACHE_HOME="+home)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("running helm %s: %w\n%s", args[0], err, out)
 	}
