@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/kubernetes/scheme"
@@ -90,4 +91,25 @@ func (s *Space) Exec(pod, container string, command ...string) string {
 		s.Fatalf("%v\n%s", err, out)
 	}
 	return out
+}
+
+// WaitFile looks until a file is as wanted, as a container sees it: nothing
+// tells of a change to a file in a container.
+func (s *Space) WaitFile(pod, container, path, want string) {
+	s.Helper()
+	ctx, cancel := context.WithTimeout(s.Context(), Patience)
+	defer cancel()
+	tick := time.NewTicker(500 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		got, err := s.Cluster.Exec(ctx, s.Name, pod, container, "cat", path)
+		if err == nil && got == want {
+			return
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			s.Fatalf("waiting for %s to hold %q: it holds %q (%v)", path, want, got, err)
+		}
+	}
 }
