@@ -38,6 +38,10 @@ type Box struct{ dir string }
 // DefaultBox returns the box of this user: there is one, however many checkouts there are.
 func DefaultBox() (Box, error) {
 	if dir := os.Getenv(EnvState); dir != "" {
+		// What `down` removes has to be a box.
+		if _, err := os.Stat(Box{dir}.path("box.json")); err != nil {
+			return Box{}, fmt.Errorf("%s names no box: %w (unset it: it is for the commands of `cluster exec`)", EnvState, err)
+		}
 		return Box{dir}, nil
 	}
 	cache, err := build.DefaultCache()
