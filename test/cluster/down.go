@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -10,8 +11,8 @@ import (
 )
 
 // Down ends the box and removes everything it made but the cached binaries. It does the same after a crash.
-func (b Box) Down(o Options) error {
-	unlock, err := b.lock(func() { fmt.Fprintln(o.Log, "waiting for another `up` or `down` to end") })
+func (b Box) Down(ctx context.Context, o Options) error {
+	unlock, err := b.lock(ctx, o.Log)
 	if err != nil {
 		return err
 	}

@@ -31,7 +31,7 @@ func (b Box) StartPostgres(ctx context.Context, o Options) error {
 	if err != nil {
 		return err
 	}
-	unlock, err := b.lock(func() { fmt.Fprintln(o.Log, "waiting for another start to end") })
+	unlock, err := b.lock(ctx, o.Log)
 	if err != nil {
 		return err
 	}

@@ -2,16 +2,19 @@ package cluster
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
+
+	"github.com/latchkey-dev/latchkey/test/cluster/build"
 )
 
 // A record says what is in the state folder and who put it there. It is written before anything that must be cleaned up is made.
@@ -92,22 +95,6 @@ func (p processID) alive() bool {
 }
 
 // lock holds off every other `up` and `down` of this box until the returned function is called.
-func (b Box) lock(wait func()) (unlock func(), err error) {
-	if err := os.MkdirAll(filepath.Dir(b.dir), 0o755); err != nil {
-		return nil, fmt.Errorf("making the cache folder: %w", err)
-	}
-	f, err := os.OpenFile(b.dir+".lock", os.O_CREATE|os.O_RDWR, 0o600)
-	if err != nil {
-		return nil, fmt.Errorf("opening the box's lock: %w", err)
-	}
-	err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
-	if errors.Is(err, syscall.EWOULDBLOCK) {
-		wait()
-		err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX)
-	}
-	if err != nil {
-		f.Close()
-		return nil, fmt.Errorf("locking %s: %w", f.Name(), err)
-	}
-	return func() { f.Close() }, nil
+func (b Box) lock(ctx context.Context, log io.Writer) (unlock func(), err error) {
+	return build.Lock(ctx, b.dir+".lock", func() { fmt.Fprintln(log, "waiting for another `up` or `down` to end") })
 }

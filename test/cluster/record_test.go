@@ -2,6 +2,8 @@ package cluster
 
 import (
 	"bytes"
+	"context"
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -94,15 +96,20 @@ func TestAnotherCheckoutsBoxIsRefused(t *testing.T) {
 	}
 }
 
+// A notice closes itself when something is written to it.
+type notice chan struct{}
+
+func (n notice) Write(p []byte) (int, error) { close(n); return len(p), nil }
+
 func TestTheLockIsWaitedFor(t *testing.T) {
 	b := Box{filepath.Join(t.TempDir(), "box")}
-	unlock, err := b.lock(func() { t.Error("waits for nobody") })
+	unlock, err := b.lock(t.Context(), nil) // and tells nobody that it waits
 	if err != nil {
 		t.Fatal(err)
 	}
-	waits, locked := make(chan struct{}), make(chan error)
+	waits, locked := make(notice), make(chan error)
 	go func() {
-		unlock, err := b.lock(func() { close(waits) })
+		unlock, err := b.lock(t.Context(), waits)
 		if err == nil {
 			unlock()
 		}
@@ -120,10 +127,32 @@ func TestTheLockIsWaitedFor(t *testing.T) {
 	}
 }
 
+func TestWaitingForTheLockCanBeInterrupted(t *testing.T) {
+	b := Box{filepath.Join(t.TempDir(), "box")}
+	unlock, err := b.lock(t.Context(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unlock()
+	ctx, interrupt := context.WithCancel(t.Context())
+	waits := make(notice)
+	go func() { <-waits; interrupt() }()
+	if _, err := b.lock(ctx, waits); !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v, want what interrupted it", err)
+	}
+}
+
+func TestAFolderThatIsNoBoxIsRefused(t *testing.T) {
+	t.Setenv(EnvState, t.TempDir())
+	if b, err := DefaultBox(); err == nil {
+		t.Errorf("got %q, which `down` would remove", b.Dir())
+	}
+}
+
 func TestDownWithoutABox(t *testing.T) {
 	var log bytes.Buffer
 	b := Box{filepath.Join(t.TempDir(), "box")}
-	if err := b.Down(Options{Checkout: "/src/latchkey", Log: &log}); err != nil {
+	if err := b.Down(t.Context(), Options{Checkout: "/src/latchkey", Log: &log}); err != nil {
 		t.Fatal(err)
 	}
 	if got, want := log.String(), "no box is there\n"; got != want {

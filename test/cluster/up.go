@@ -38,7 +38,7 @@ type Options struct {
 // Up starts the box, unless a healthy one of this checkout runs. What an earlier one left is cleaned first.
 // It needs root, and the calling program must run RunInit when its first argument is "init".
 func (b Box) Up(ctx context.Context, o Options) error {
-	unlock, err := b.lock(func() { fmt.Fprintln(o.Log, "waiting for another `up` or `down` to end") })
+	unlock, err := b.lock(ctx, o.Log)
 	if err != nil {
 		return err
 	}

@@ -60,34 +60,42 @@ func (b *builder) prune() error {
 	return nil
 }
 
-// lock waits until no other run builds into the cache. The kernel releases it when a run is killed.
+// lock waits until no other run builds into the cache.
 func (b *builder) lock(ctx context.Context) (unlock func(), err error) {
-	if err := os.MkdirAll(b.cache, 0o755); err != nil {
-		return nil, fmt.Errorf("making the cache: %w", err)
+	stop := func() {}
+	unlock, err = Lock(ctx, filepath.Join(b.cache, "parts.lock"), func() { stop = b.report("waiting for another run that builds the same") })
+	stop()
+	return unlock, err
+}
+
+// Lock makes the file and locks it for this process alone. If another has it, Lock calls wait once and waits until it is
+// free or ctx ends. The kernel releases the lock of a process that is killed.
+func Lock(ctx context.Context, path string, wait func()) (unlock func(), err error) {
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return nil, fmt.Errorf("making the cache folder: %w", err)
 	}
-	file, err := os.OpenFile(filepath.Join(b.cache, "parts.lock"), os.O_RDWR|os.O_CREATE, 0o644)
+	file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o644)
 	if err != nil {
-		return nil, fmt.Errorf("locking the cache: %w", err)
+		return nil, fmt.Errorf("locking: %w", err)
 	}
 	unlock = func() { file.Close() }
 	if err = tryLock(file); err == nil {
 		return unlock, nil
 	}
-	stop := b.report("waiting for another run that builds the same")
-	defer stop()
+	wait()
 	poll := time.NewTicker(200 * time.Millisecond)
 	defer poll.Stop()
-	for err = tryLock(file); errors.Is(err, syscall.EWOULDBLOCK); err = tryLock(file) {
+	for ; errors.Is(err, syscall.EWOULDBLOCK); err = tryLock(file) {
 		select {
 		case <-ctx.Done():
 			file.Close()
-			return nil, fmt.Errorf("waiting for another run: %w", ctx.Err())
+			return nil, fmt.Errorf("waiting for the lock %s: %w", path, context.Cause(ctx))
 		case <-poll.C:
 		}
 	}
 	if err != nil {
 		file.Close()
-		return nil, fmt.Errorf("locking %s: %w", file.Name(), err)
+		return nil, fmt.Errorf("locking %s: %w", path, err)
 	}
 	return unlock, nil
 }

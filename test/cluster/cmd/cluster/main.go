@@ -38,6 +38,7 @@ type usageError struct{ error }
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
+	syscall.Umask(0o022) // what the box writes is read by daemons and containers of other users
 	err := run(ctx, os.Args[1:])
 	var exit *exec.ExitError
 	switch {
@@ -127,7 +128,7 @@ func upDown(ctx context.Context, box cluster.Box, command string, args []string)
 		return err
 	}
 	if command == "down" {
-		return box.Down(o)
+		return box.Down(ctx, o)
 	}
 	return box.Up(ctx, o)
 }
