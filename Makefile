@@ -1,60 +1,67 @@
 # Latchkey: `make help` lists what there is.
-VERSION  ?= 0.1.0
-REVISION ?= $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
+VERSION  := 0.1.0
+REVISION := $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
 
 # Every build is static, reproducible and free of the caller's settings.
 export CGO_ENABLED := 0
 export GOFLAGS     := -mod=readonly -trimpath -buildvcs=false
+export GOWORK      := off
+unexport GOOS GOARCH
+# sudo's PATH lacks the folder that Go's own archive is unpacked to, and some services have no HOME.
+export PATH := $(PATH):/usr/local/go/bin
+ifndef HOME
+export HOME := $(shell getent passwd "$$(id -u)" | cut -d: -f6)
+endif
 LDFLAGS := -s -w -X github.com/latchkey-dev/latchkey/internal/version.Version=$(VERSION)
 
 PROGRAMS := injector agent
 ARCHES   := amd64 arm64
-ARCH     := $(shell go env GOARCH)
 SUITE    := -v -count=1 -timeout 60m
 CLUSTER  := $(CURDIR)/bin/cluster
-# Runs a command where the cluster can be reached.
+# Runs a command where the cluster can be reached; runs one that may be silent for minutes.
 INSIDE   := $(CLUSTER) exec --
+STILL    := $(CURDIR)/tools/still.sh
 
 .DEFAULT_GOAL := help
-.PHONY: help build unit test e2e demo bench lint images generate tidy vuln cluster-up cluster-down cluster-tool load clean
+.PHONY: help build unit test e2e demo bench lint images generate tidy vuln cluster-up cluster-down cluster-check cluster-tool load root clean
+.NOTPARALLEL:
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 build: ## Build the programs into bin/
-	go build -ldflags '$(LDFLAGS)' -o bin/ $(PROGRAMS:%=./cmd/%)
+	$(STILL) go build -ldflags '$(LDFLAGS)' -o bin/ $(PROGRAMS:%=./cmd/%)
 
 unit: ## Run the tests that need neither root nor a cluster
-	go build -v ./... && go vet ./... && go test -v ./...
-	cd tools && go build -v ./... && go vet ./... && go test -v ./...
-	cd test && go build -v ./... && go vet ./... && go test -v ./cluster/...
+	$(STILL) go vet ./... && $(STILL) go test ./...
+	cd tools && $(STILL) go vet ./... && $(STILL) go test ./...
+	cd test && $(STILL) go vet ./... && $(STILL) go test ./cluster/...
 
-test: unit lint e2e ## Run everything: unit tests, lint, and the suite on a real cluster (root)
+test: root unit lint e2e ## Run everything: unit tests, lint, and the suite on a real cluster (root)
 
-e2e: load ## Run the end-to-end suite on a real Kubernetes with a real Vault (root)
-	cd test && go test $(SUITE) -exec '$(INSIDE)' ./e2e $(ARGS)
+e2e: root load ## Run the end-to-end suite on a real Kubernetes with a real Vault (root)
+	cd test && $(STILL) go test $(SUITE) -exec '$(INSIDE)' ./e2e $(ARGS)
 
-demo: build load ## Show an annotated pod that reads a secret from Vault (root)
-	cd test && go build -o ../bin/demo ./demo
+demo: root build load ## Show an annotated pod that reads a secret from Vault (root)
+	cd test && $(STILL) go build -o ../bin/demo ./demo
 	@$(INSIDE) bin/demo
 
-bench: load ## Measure what Latchkey costs (root)
-	cd test && go build -o ../bin/bench ./bench
+bench: root load ## Measure what Latchkey costs (root)
+	cd test && $(STILL) go build -o ../bin/bench ./bench
 	@$(INSIDE) bin/bench
 
-lint: ## Run staticcheck on every module
-	go tool -modfile=tools/go.mod staticcheck ./...
-	cd test && go tool -modfile=../tools/go.mod staticcheck ./...
-	cd tools && go tool staticcheck ./...
+lint: ## Check the format, and run staticcheck on every module
+	@unformatted=$$(gofmt -l .) && test -z "$$unformatted" || { echo "run gofmt -w on: $$unformatted" >&2; exit 1; }
+	$(STILL) go tool -modfile=tools/go.mod staticcheck ./...
+	cd test && $(STILL) go tool -modfile=../tools/go.mod staticcheck ./...
+	cd tools && $(STILL) go tool staticcheck ./...
 
 images: ## Build the container images into dist/, without Docker
-	cd tools && go build -o ../bin/images ./images
+	cd tools && $(STILL) go build -o ../bin/images ./images
 	@for arch in $(ARCHES); do for program in $(PROGRAMS); do \
-	  GOARCH=$$arch go build -ldflags '$(LDFLAGS)' -o dist/$$arch/$$program ./cmd/$$program && \
+	  GOOS=linux GOARCH=$$arch $(STILL) go build -ldflags '$(LDFLAGS)' -o dist/$$arch/$$program ./cmd/$$program && \
 	  bin/images -o dist/$$arch/latchkey-$$program.tar -name latchkey-$$program:$(VERSION) -arch $$arch \
 	    -entrypoint /$$program -user 65532:65532 \
-	    -label org.opencontainers.image.title=latchkey-$$program \
-	    -label org.opencontainers.image.version=$(VERSION) \
 	    -label org.opencontainers.image.revision=$(REVISION) \
 	    -label org.opencontainers.image.source=https://github.com/latchkey-dev/latchkey \
 	    -label org.opencontainers.image.licenses=Apache-2.0 \
@@ -69,18 +76,26 @@ tidy: ## Tidy every module
 vuln: ## Look for known vulnerabilities (needs the network)
 	go tool -modfile=tools/go.mod govulncheck ./...
 
-cluster-up: cluster-tool ## Start a real Kubernetes with a Vault in it, and leave it running (root)
+cluster-up: root cluster-tool ## Start a real Kubernetes with a Vault in it, and leave it running (root)
 	@$(CLUSTER) up
 
-cluster-down: cluster-tool ## Stop it and leave nothing behind (root)
+cluster-down: root cluster-tool ## Stop it and leave nothing behind (root)
 	@$(CLUSTER) down
 
+cluster-check: root cluster-tool ## Show that it leaves nothing behind: start, crash, stop, compare, three times (root)
+	@test/cluster/leaves-nothing.sh $(CLUSTER)
+
 cluster-tool:
-	@cd test && go build -o $(CLUSTER) ./cluster/cmd/cluster
+	@cd test && $(STILL) go build -o $(CLUSTER) ./cluster/cmd/cluster
 
 load: cluster-up
-	@$(MAKE) --no-print-directory images ARCHES=$(ARCH)
-	@$(CLUSTER) load $(PROGRAMS:%=dist/$(ARCH)/latchkey-%.tar)
+	@$(MAKE) --no-print-directory images ARCHES=$$(go env GOARCH)
+	@arch=$$(go env GOARCH) && $(CLUSTER) load $(PROGRAMS:%=dist/$$arch/latchkey-%.tar)
+
+# Tells the caller before anything is compiled for minutes.
+root:
+	@test -n "$$LATCHKEY_TEST_KUBECONFIG" || test "$$(id -u)" = 0 || \
+	  { echo 'this needs root; run: sudo env "PATH=$$PATH" make $(MAKECMDGOALS)' >&2; exit 2; }
 
 clean: ## Remove what was built here
 	rm -rf bin dist
