@@ -33,11 +33,11 @@ const (
 	role      = "demo_shop" // what the chart's role template makes of the two
 )
 
+const stepLimit = 4 * time.Minute // more than helm's own
+
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Minute)
 	err := run(ctx)
-	cancel()
 	stop()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "\ndemo:", err)
@@ -55,7 +55,7 @@ func run(ctx context.Context) error {
 	for _, step := range []func(context.Context) error{
 		d.install, d.prepare, d.apply, d.injected, d.read, d.audited, d.changed, d.deleted,
 	} {
-		if err := step(ctx); err != nil {
+		if err := d.within(ctx, step); err != nil {
 			return err
 		}
 	}
@@ -68,6 +68,13 @@ type demo struct {
 	*story
 	applied time.Time
 	pod     *corev1.Pod
+}
+
+// within gives a step a limit, so that a story that stops says why while its reader still looks.
+func (d *demo) within(ctx context.Context, step func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, stepLimit)
+	defer cancel()
+	return step(ctx)
 }
 
 func (d *demo) install(ctx context.Context) error {
@@ -282,7 +289,7 @@ func (d *demo) deleted(ctx context.Context) error {
 		return errors.New("the audit log holds no revocation of the pod's token")
 	}
 	if _, err := d.Root.Auth().Token().LookupAccessorWithContext(ctx, accessor); err == nil {
-		return errors.New("Vault still knows the token of the deleted pod")
+		return errors.New("the token of the deleted pod is still known to Vault")
 	}
 	d.good("Vault no longer knows the pod's token")
 	return d.DeleteNamespace(ctx, namespace)
@@ -307,7 +314,7 @@ func (d *demo) accessor(ctx context.Context) (string, error) {
 		}
 	}
 	if len(found) != 1 {
-		return "", fmt.Errorf("Vault knows %d tokens of the pod, want 1", len(found))
+		return "", fmt.Errorf("found %d tokens of the pod in Vault, want 1", len(found))
 	}
 	return found[0], nil
 }
