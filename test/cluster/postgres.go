@@ -13,6 +13,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/latchkey-dev/latchkey/test/cluster/build"
 )
 
 const (
@@ -172,7 +174,7 @@ func (s *startup) fetchPostgres(ctx context.Context) (string, error) {
 		return "", err
 	}
 	defer os.RemoveAll(work)
-	if _, err := output(ctx, work, "apt-get", append([]string{"-q", "download"}, packages...)...); err != nil {
+	if err := build.AptGet(ctx, work, append([]string{"download"}, packages...)...); err != nil {
 		return "", err
 	}
 	archives, err := filepath.Glob(filepath.Join(work, "*.deb"))

@@ -56,7 +56,7 @@ func (b *builder) fetchDeb(ctx context.Context, s source) error {
 		return err
 	}
 	defer os.RemoveAll(download)
-	if err := aptGet(ctx, download, "download", s.deb); err != nil {
+	if err := AptGet(ctx, download, "download", s.deb); err != nil {
 		return err
 	}
 	files, err := filepath.Glob(filepath.Join(download, s.deb+"_*.deb"))
@@ -168,7 +168,7 @@ func aptInstall(ctx context.Context, packages ...string) error {
 	if os.Geteuid() != 0 {
 		return fmt.Errorf("the packages %s are missing and installing them needs root: sudo apt-get install --no-install-recommends %[1]s", list)
 	}
-	return aptGet(ctx, "/", append([]string{"install", "-y", "--no-remove", "--no-install-recommends"}, packages...)...)
+	return AptGet(ctx, "/", append([]string{"install", "-y", "--no-remove", "--no-install-recommends"}, packages...)...)
 }
 
 func needApt(packages string) error {
@@ -178,9 +178,9 @@ func needApt(packages string) error {
 	return nil
 }
 
-// aptGet runs apt-get, and once more with new package lists if it fails: they may be missing, or name a version that the
-// archive has replaced.
-func aptGet(ctx context.Context, dir string, args ...string) error {
+// AptGet runs apt-get in dir, and once more with new package lists if it fails: they may be missing, or name a version that the
+// archive has replaced. What it printed is part of the error.
+func AptGet(ctx context.Context, dir string, args ...string) error {
 	args = append([]string{"-q", "-o", "DPkg::Lock::Timeout=120"}, args...)
 	err := run(ctx, dir, "apt-get", args...)
 	if err == nil || ctx.Err() != nil || os.Geteuid() != 0 {
