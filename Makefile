@@ -38,6 +38,7 @@ unit: ## Run the tests that need neither root nor a cluster
 	cd test && $(STILL) go vet ./... && $(STILL) go test ./cluster/...
 
 test: root unit lint e2e ## Run everything: unit tests, lint, and the suite on a real cluster (root)
+	cd test/cluster/parts/vault && $(STILL) go test ./storage
 
 e2e: root load ## Run the end-to-end suite on a real Kubernetes with a real Vault (root)
 	cd test && $(STILL) go test $(SUITE) -exec '$(INSIDE)' ./e2e $(ARGS)
