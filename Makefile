@@ -7,6 +7,8 @@ export CGO_ENABLED := 0
 export GOFLAGS     := -mod=readonly -trimpath -buildvcs=false
 export GOWORK      := off
 unexport GOOS GOARCH
+# Go of 1.21 and newer fetches the one that go.mod names, unless its packager turned that off.
+export GOTOOLCHAIN ?= auto
 # sudo's PATH lacks the folder that Go's own archive is unpacked to, and some services have no HOME.
 export PATH := $(PATH):/usr/local/go/bin
 ifndef HOME
