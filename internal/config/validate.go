@@ -185,6 +185,7 @@ func Collisions(files []File) []error {
 		for dir := path.Dir(f.Path); dir != "." && dir != "/"; dir = path.Dir(dir) {
 			if count[dir] > 0 {
 				errs = append(errs, fmt.Errorf("path %q lies below the file %q (a path is a file or a directory)", f.Path, dir))
+				break
 			}
 		}
 	}

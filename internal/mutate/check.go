@@ -2,6 +2,7 @@ package mutate
 
 import (
 	"encoding/json"
+	"path"
 	"slices"
 	"strings"
 
@@ -34,6 +35,7 @@ func checkPod(pod *corev1.Pod, spec *Spec, cfg *Config) Problems {
 	for _, name := range spec.Containers {
 		if !slices.ContainsFunc(pod.Spec.Containers, func(c corev1.Container) bool { return c.Name == name }) {
 			known := appContainers(pod, &Config{})
+			known = known[:min(len(known), maxTold)]
 			p.add(Prefix+"containers", "%q is unknown (%s)", name, or(didYouMean(name, known), strings.Join(known, ", ")))
 		}
 	}
@@ -94,7 +96,7 @@ func publishedOnly(m *corev1.VolumeMount) bool {
 // place.
 func checkMountPath(c *corev1.Container, mountPath string, p *Problems) {
 	taken := func(at, kind, name string) {
-		if at = strings.TrimRight(at, "/"); at == mountPath || strings.HasPrefix(at, mountPath+"/") {
+		if at = path.Clean(at); at == mountPath || strings.HasPrefix(at, mountPath+"/") {
 			p.add("container \""+c.Name+"\"", "%s %q is mounted at %q already (another %s)", kind, name, at, Prefix+"mount-path")
 		}
 	}
@@ -108,36 +110,31 @@ func checkMountPath(c *corev1.Container, mountPath string, p *Problems) {
 	}
 }
 
-// injectedAgent is the container that an injector of ours made, of whatever
-// version and with whatever the API server and other webhooks have added to
-// it; nil where there is none.
-func injectedAgent(pod *corev1.Pod) *corev1.Container {
-	volumes := 0
+// isInjected tells whether the pod has an agent that an injector of ours made,
+// of whatever version and with whatever the API server and other webhooks have
+// added to it.
+func isInjected(pod *corev1.Pod) bool {
+	identity, secrets := false, false
 	for _, v := range pod.Spec.Volumes {
-		switch {
-		case v.Name == IdentityVolume && v.Projected != nil:
-			volumes++
-		case v.Name == SecretsVolume && v.EmptyDir != nil:
-			volumes++
-		}
+		identity = identity || v.Name == IdentityVolume && v.Projected != nil
+		secrets = secrets || v.Name == SecretsVolume && v.EmptyDir != nil
 	}
 	i := slices.IndexFunc(pod.Spec.InitContainers, func(c corev1.Container) bool { return c.Name == AgentName })
-	if volumes != 2 || i < 0 || !configured(&pod.Spec.InitContainers[i]) {
-		return nil
-	}
-	return &pod.Spec.InitContainers[i]
+	return identity && secrets && i >= 0 && configured(&pod.Spec.InitContainers[i])
 }
 
 // configured tells whether a container has a configuration of the agent's. Of
 // a future version no more than the form is known.
 func configured(c *corev1.Container) bool {
-	data, err := config.FromEnv(func(name string) (string, bool) {
-		for _, e := range c.Env {
-			if e.Name == name && e.ValueFrom == nil {
-				return e.Value, true
-			}
+	env := make(map[string]string)
+	for _, e := range c.Env {
+		if e.ValueFrom == nil {
+			env[e.Name] = e.Value
 		}
-		return "", false
+	}
+	data, err := config.FromEnv(func(name string) (string, bool) {
+		value, ok := env[name]
+		return value, ok
 	})
 	if err != nil {
 		return false

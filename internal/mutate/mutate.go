@@ -72,7 +72,10 @@ func mutatePod(pod *corev1.Pod, namespace string, cfg *Config) *Outcome {
 	if reason := skipPod(pod); reason != "" {
 		return &Outcome{Decision: Skipped, Reason: reason}
 	}
-	if agent := injectedAgent(pod); agent != nil {
+	if tooLarge := checkSize(pod); len(tooLarge) > 0 {
+		return &Outcome{Decision: Denied, Reason: InvalidPod, Problems: tooLarge}
+	}
+	if isInjected(pod) {
 		return complete(pod)
 	}
 	id := Identity{Namespace: namespace, ServiceAccount: or(pod.Spec.ServiceAccountName, "default")}

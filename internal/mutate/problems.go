@@ -10,16 +10,13 @@ import (
 // `where: what (what is allowed)`.
 type Problems []string
 
-// longest is how much of a problem is told, in bytes: a value that is quoted in
-// one can be of any length.
+// longest is how much is told of a problem and of its place, in bytes: a value
+// that is quoted there can be of any length.
 const longest = 600
 
 func (p *Problems) add(where, format string, args ...any) {
 	what := fmt.Sprintf(format, args...)
-	if len(what) > longest {
-		what = strings.ToValidUTF8(what[:longest], "") + "…"
-	}
-	*p = append(*p, where+": "+what)
+	*p = append(*p, visible(shorten(where, longest)+": "+shorten(what, longest)))
 }
 
 // sorted puts the problems in the order of their places, and those of one place
@@ -48,13 +45,28 @@ func (p Problems) Error() string {
 	if len(p) == 1 {
 		return p[0]
 	}
-	return fmt.Sprintf("%d problems:\n  %s", len(p), strings.Join(p, "\n  "))
+	return fmt.Sprintf("%d problems:\n  %s", len(p), strings.Join(p.told(), "\n  "))
 }
+
+// told is p, or its beginning and how many more there are.
+func (p Problems) told() []string {
+	if len(p) <= maxTold {
+		return p
+	}
+	return append(slices.Clone(p[:maxTold]), fmt.Sprintf("and %d more", len(p)-maxTold))
+}
+
+// longestName is how long a name can be that is compared with others, in bytes:
+// no container's is longer, nor is any of ours.
+const longestName = 63
 
 // didYouMean is a hint at the name that was probably meant, or nothing.
 func didYouMean(name string, known []string) string {
 	best, least := "", max(2, len(name)/3)+1
 	for _, k := range known {
+		if max(len(name), len(k)) > longestName {
+			continue
+		}
 		if d := distance(name, k); d < least {
 			best, least = k, d
 		}

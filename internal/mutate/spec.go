@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/latchkey-dev/latchkey/internal/config"
 )
@@ -170,12 +171,15 @@ func one(err error) []error {
 
 // parseNames reads container names, separated by commas and blanks.
 func parseNames(v string) (names []string, errs []error) {
-	for _, name := range strings.FieldsFunc(v, func(r rune) bool { return r == ',' || r == ' ' || r == '\n' || r == '\t' }) {
-		if slices.Contains(names, name) {
+	for _, name := range strings.FieldsFunc(v, func(r rune) bool { return r == ',' || unicode.IsSpace(r) }) {
+		switch {
+		case len(names) == maxContainers:
+			return nil, append(errs, fmt.Errorf("more than %d names (those of containers)", maxContainers))
+		case slices.Contains(names, name):
 			errs = append(errs, fmt.Errorf("%q stands more than once (each name once)", name))
-			continue
+		default:
+			names = append(names, name)
 		}
-		names = append(names, name)
 	}
 	if len(names) == 0 {
 		errs = append(errs, errNoNames)

@@ -86,6 +86,7 @@ func setModes(files []config.File, pod *corev1.Pod, readers []*corev1.Container,
 		mode = 0o440
 	}
 	var warnings []string
+	unreadable := 0
 	for i := range files {
 		f := &files[i]
 		if f.Mode == 0 {
@@ -93,11 +94,18 @@ func setModes(files []config.File, pod *corev1.Pod, readers []*corev1.Container,
 			continue
 		}
 		for _, c := range readers {
-			if uid := userOf(pod, c); uid != nil && !canRead(*uid, c, f.Mode, grouped, agent) {
+			uid := userOf(pod, c)
+			if uid == nil || canRead(*uid, c, f.Mode, grouped, agent) {
+				continue
+			}
+			if unreadable++; unreadable <= maxTold {
 				warnings = append(warnings, fmt.Sprintf("%sfiles: container %q runs as user %d and cannot read %q with mode %s (%s is the tightest that every container can read)",
 					Prefix, c.Name, *uid, f.Path, f.Mode, mode))
 			}
 		}
+	}
+	if unreadable > maxTold {
+		warnings = append(warnings, fmt.Sprintf("%sfiles: %d more such modes", Prefix, unreadable-maxTold))
 	}
 	return warnings
 }

@@ -54,7 +54,7 @@ var startedAt = regexp.MustCompile(` started at :(\d+)`)
 var namedToken = regexp.MustCompile(`^(?:function|undefined variable) "(.+?)"|\{\{(\w+)\}\}`)
 
 // locateBudget bounds the bytes that locate parses again.
-const locateBudget = 2 << 20
+const locateBudget = 512 << 10
 
 // locate adds the column to a syntax error. The parser counts lines only, so
 // locate breaks the line at each place in turn: the error stays the same and
