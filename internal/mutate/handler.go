@@ -108,7 +108,7 @@ func (h *Handler) encode(rv *review, out *Outcome) ([]byte, *Outcome) {
 // log writes the admission's line. Neither pod nor patch nor problems go there:
 // they hold whatever the pod's author wrote.
 func (h *Handler) log(rv *review, out *Outcome, took time.Duration) {
-	attrs := []any{"decision", out.Decision, "reason", out.Reason, "duration", took}
+	attrs := []any{"decision", out.Decision, "reason", out.Reason, "duration", took.Round(time.Microsecond).String()}
 	if r := rv.Request; r != nil {
 		name, owner := r.Name, ""
 		if out.Pod != nil {
@@ -117,7 +117,9 @@ func (h *Handler) log(rv *review, out *Outcome, took time.Duration) {
 				owner = ref.Kind + "/" + ref.Name
 			}
 		}
-		attrs = append([]any{"namespace", r.Namespace, "name", name, "owner", owner, "uid", r.UID, "dryRun", r.DryRun}, attrs...)
+		// Names have been checked by nobody yet, not even their length.
+		brief := func(s string) string { return shorten(s, 253) }
+		attrs = append([]any{"namespace", brief(r.Namespace), "name", brief(name), "owner", brief(owner), "uid", brief(string(r.UID)), "dryRun", r.DryRun}, attrs...)
 	}
 	if len(out.Problems) > 0 {
 		attrs = append(attrs, "problems", len(out.Problems))

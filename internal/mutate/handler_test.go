@@ -175,6 +175,18 @@ func TestHandlerSurvivesAFault(t *testing.T) {
 	}
 }
 
+// Names in a request are not checked before it is answered.
+func TestHandlerLogsShortLines(t *testing.T) {
+	var log bytes.Buffer
+	h := &Handler{Config: DefaultConfig, Log: slog.New(slog.NewJSONHandler(&log, nil))}
+	long := strings.Repeat("x", 1<<20)
+	req := NewPod(long, []byte(`{"metadata":{"generateName":"`+long+`","ownerReferences":[{"controller":true,"kind":"`+long+`"}]}}`))
+	post(t, h, "application/json", strings.Replace(sent(t, req), "uid-1", long, 1))
+	if log.Len() > 2<<10 {
+		t.Errorf("a line of %d bytes: %.300s", log.Len(), &log)
+	}
+}
+
 // Each admission is one line that says who, what and why, and holds nothing
 // that the pod's author wrote but names.
 func TestHandlerLogsOneLine(t *testing.T) {

@@ -41,6 +41,9 @@ type Options struct {
 const (
 	reloadEvery = 10 * time.Second
 	certEvery   = time.Second
+	// patience is how long a request may take to come in and its answer to go
+	// out. The API server gives up earlier: its timeoutSeconds is 5.
+	patience = 10 * time.Second
 )
 
 // server is what the parts share.
@@ -89,9 +92,9 @@ func (s *server) run(ctx context.Context) error {
 	// Serving outlasts ctx by the time of draining.
 	serving, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
-	opsServer := &http.Server{Handler: s.opsHandler(), ReadHeaderTimeout: 5 * time.Second}
+	opsServer := &http.Server{Handler: within(patience, s.opsHandler()), ReadHeaderTimeout: patience, IdleTimeout: time.Minute}
 	failed := make(chan error, 2)
-	go func() { failed <- opsServer.Serve(ops) }()
+	go func() { failed <- fmt.Errorf("serving probes and metrics: %w", opsServer.Serve(ops)) }()
 	defer func() { _ = opsServer.Close() }()
 	go s.config.watch(serving, reloadEvery)
 
@@ -100,8 +103,9 @@ func (s *server) run(ctx context.Context) error {
 		return nil // asked to end before there was anything to serve
 	}
 	go func() {
-		if err := certs.Start(serving); err != nil {
-			o.Log.Warn("watching certificate", "error", err)
+		// Unwatched, the certificate would run out one day.
+		if err := certs.Start(serving); err != nil && serving.Err() == nil {
+			failed <- fmt.Errorf("watching certificate: %w", err)
 		}
 	}()
 
@@ -114,7 +118,8 @@ func (s *server) run(ctx context.Context) error {
 			c.GetCertificate = certs.GetCertificate
 		}},
 	})
-	hook.Register("/mutate", &mutate.Handler{Config: s.config.current.Load, Log: o.Log, Observe: s.metrics.observe})
+	handler := &mutate.Handler{Config: s.config.current.Load, Log: o.Log, Observe: s.metrics.observe}
+	hook.Register("/mutate", within(patience, handler))
 	done := make(chan error, 1)
 	go func() { done <- hook.Start(serving) }()
 	go s.readyOnceUp(serving, hook)
@@ -124,7 +129,7 @@ func (s *server) run(ctx context.Context) error {
 	case err = <-done:
 		return fmt.Errorf("serving webhook: %w", err)
 	case err = <-failed:
-		return fmt.Errorf("serving probes and metrics: %w", err)
+		return err
 	case <-ctx.Done():
 	}
 	s.is("shutting down")
@@ -142,6 +147,19 @@ func (s *server) run(ctx context.Context) error {
 	}
 	o.Log.Info("stopped")
 	return nil
+}
+
+// within ends a request that takes longer than d. The webhook's server itself
+// bounds the headers alone, so that whoever reaches it could hold connections
+// and memory by sending bodies slowly.
+func within(d time.Duration, h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		control, end := http.NewResponseController(w), time.Now().Add(d)
+		// The writers of net/http can do both, of HTTP/2 too.
+		_ = control.SetReadDeadline(end)
+		_ = control.SetWriteDeadline(end)
+		h.ServeHTTP(w, r)
+	})
 }
 
 // readyOnceUp says that the webhook is ready when it answers a handshake.

@@ -16,6 +16,7 @@ import (
 	"math/big"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -251,6 +252,43 @@ func TestServe(t *testing.T) {
 	}
 	if err := <-r.ended; err != nil {
 		t.Errorf("ended with %v", err)
+	}
+}
+
+// Whoever sends a body slowly, or never ends it, does not hold a connection.
+func TestSlowBodiesEnd(t *testing.T) {
+	answered := make(chan error, 1)
+	srv := httptest.NewUnstartedServer(within(100*time.Millisecond, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_, err := io.ReadAll(r.Body)
+		answered <- err
+	})))
+	srv.EnableHTTP2 = true
+	srv.StartTLS()
+	defer srv.Close()
+	for _, protocol := range []string{"http/1.1", "h2"} {
+		transport := srv.Client().Transport.(*http.Transport).Clone()
+		transport.ForceAttemptHTTP2 = protocol == "h2"
+		transport.TLSClientConfig.NextProtos = []string{protocol}
+		body, end := io.Pipe()
+		go func() {
+			resp, err := (&http.Client{Transport: transport}).Post(srv.URL, "application/json", body)
+			if err == nil {
+				_ = resp.Body.Close()
+			}
+		}()
+		if _, err := end.Write([]byte("{")); err != nil {
+			t.Fatal(err)
+		}
+		select {
+		case err := <-answered:
+			if err == nil || !strings.Contains(err.Error(), "timeout") {
+				t.Errorf("%s: reading the body ended with %v", protocol, err)
+			}
+		case <-time.After(20 * time.Second):
+			t.Fatalf("%s: still reading the body", protocol)
+		}
+		_ = end.Close()
+		transport.CloseIdleConnections()
 	}
 }
 
