@@ -1,9 +1,6 @@
 package cluster
 
-import (
-	"context"
-	"time"
-)
+import "context"
 
 // addons starts what runs in the cluster: DNS and Vault.
 func (s *startup) addons(ctx context.Context) error {
@@ -18,7 +15,7 @@ func (s *startup) addons(ctx context.Context) error {
 		{"cluster DNS", "kube-system", "deployment/coredns", "condition=Available"},
 		{"Vault's pod", "vault", "pod/vault-0", "condition=Ready"},
 	} {
-		if err := s.waitPod(ctx, w.what, w.namespace, time.Minute, func(ctx context.Context) error {
+		if err := s.waitPod(ctx, w.what, w.namespace, patience, func(ctx context.Context) error {
 			return s.quietKubectl(ctx, "wait", "-n", w.namespace, "--for="+w.condition, "--timeout=5s", w.object)
 		}); err != nil {
 			return err

@@ -12,7 +12,6 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
-	"time"
 )
 
 const (
@@ -67,7 +66,7 @@ func (s *startup) loadImages(ctx context.Context) error {
 		}
 		files = append(files, file)
 	}
-	if err := s.wait(ctx, "containerd", time.Minute, func(ctx context.Context) error {
+	if err := s.wait(ctx, "containerd", patience, func(ctx context.Context) error {
 		return s.ctr(ctx, nil, "version")
 	}); err != nil {
 		return err

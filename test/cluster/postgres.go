@@ -55,7 +55,7 @@ func (b Box) StartPostgres(ctx context.Context, o Options) error {
 	}}}); err != nil {
 		return err
 	}
-	return s.wait(ctx, "PostgreSQL at "+PostgresAddress, time.Minute, func(ctx context.Context) error {
+	return s.wait(ctx, "PostgreSQL at "+PostgresAddress, patience, func(ctx context.Context) error {
 		conn, err := b.dial(ctx, "tcp", PostgresAddress)
 		if err == nil {
 			conn.Close()

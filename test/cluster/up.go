@@ -26,6 +26,10 @@ import (
 //go:embed manifests
 var manifests embed.FS
 
+// patience is how long a start waits for one part of the box. It is long, since the machine may be busy or small; a part
+// that has died is noticed at once.
+const patience = 3 * time.Minute
+
 var errNotRunning = errors.New("no box is running (start one with `make cluster-up`)")
 
 // Options say who wants the box and where to tell of progress.
@@ -123,7 +127,7 @@ func (s *startup) run(ctx context.Context) error {
 	s.say("etcd, containerd and kube-apiserver started")
 	images := make(chan error, 1)
 	go func() { images <- s.loadImages(ctx) }()
-	if err := s.wait(ctx, "the API server", time.Minute, func(ctx context.Context) error {
+	if err := s.wait(ctx, "the API server", patience, func(ctx context.Context) error {
 		return s.quietKubectl(ctx, "get", "--raw", "/readyz")
 	}); err != nil {
 		return err

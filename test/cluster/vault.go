@@ -40,7 +40,7 @@ func (s *startup) startVault(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := s.waitPod(ctx, "Vault's port", "vault", 2*time.Minute, func(ctx context.Context) error {
+	if err := s.waitPod(ctx, "Vault's port", "vault", patience, func(ctx context.Context) error {
 		_, err := client.Sys().InitStatusWithContext(ctx)
 		return err
 	}); err != nil {
@@ -66,7 +66,7 @@ func (s *startup) startVault(ctx context.Context) error {
 		return fmt.Errorf("unsealing Vault: %w", err)
 	}
 	client.SetToken(init.RootToken)
-	if err := s.waitPod(ctx, "Vault", "vault", time.Minute, func(ctx context.Context) error {
+	if err := s.waitPod(ctx, "Vault", "vault", patience, func(ctx context.Context) error {
 		_, err := client.Logical().ReadWithContext(ctx, "sys/mounts") // a node that has just been unsealed is not active at once
 		return err
 	}); err != nil {
