@@ -61,12 +61,6 @@ func (s *Space) Create(text string) *unstructured.Unstructured {
 	return u
 }
 
-// TryCreate is Create for an object that the API server may refuse.
-func (s *Space) TryCreate(text string) error {
-	_, err := s.Cluster.Create(s.Context(), s.Name, text, false)
-	return err
-}
-
 // DryRun returns what the API server would store.
 func (s *Space) DryRun(text string) *unstructured.Unstructured {
 	s.Helper()
