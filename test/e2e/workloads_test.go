@@ -100,8 +100,9 @@ func TestRestrictedNamespaceAcceptsThePod(t *testing.T) {
 	s := aSpace(t, "pod-security.kubernetes.io/enforce=restricted")
 	s.Create(pod{
 		name: "app", annotations: wants(s.Name), script: readFirst + stay,
-		spec: "securityContext: {runAsNonRoot: true, runAsUser: 1000, seccompProfile: {type: RuntimeDefault}}",
-		app:  "securityContext: {allowPrivilegeEscalation: false, capabilities: {drop: [ALL]}}",
+		// The app's container speaks for itself alone: what the agent needs, the
+		// injector has to state.
+		app: "securityContext: {runAsNonRoot: true, runAsUser: 1000, seccompProfile: {type: RuntimeDefault}, allowPrivilegeEscalation: false, capabilities: {drop: [ALL]}}",
 	}.String())
 	s.WaitPod("app", "ready", harness.Ready)
 	wantLog(s, "app")
