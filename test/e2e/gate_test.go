@@ -34,7 +34,7 @@ func TestWrongRoleIsExplained(t *testing.T) {
 	s := suite.Space(t)
 	s.ServiceAccount("app")
 	const role = "no-such-role"
-	who := []string{role, "kubernetes", s.Name + "/app", "vault"}
+	who := []string{`role "` + role + `"`, "auth/kubernetes", s.Name + "/app", `aud "vault"`}
 	s.Create(pod{name: "app", script: gated, annotations: `latchkey.dev/inject: "true"
 latchkey.dev/role: ` + role + `
 latchkey.dev/start-timeout: 15s
