@@ -19,7 +19,8 @@ type backoff struct{ tries int }
 func (b *backoff) reset() { b.tries = 0 }
 
 // next returns the pause before the next try, which starts no earlier than the
-// server asked for.
+// server asked for: and not much later all at once, since it asks everyone for
+// the same.
 func (b *backoff) next(later bool, retryAfter time.Duration) time.Duration {
 	longest := longestStart
 	if later {
@@ -27,5 +28,5 @@ func (b *backoff) next(later bool, retryAfter time.Duration) time.Duration {
 	}
 	bound := min(firstPause<<min(b.tries, 16), longest)
 	b.tries++
-	return max(shortestPause, retryAfter) + jitter(bound)
+	return max(shortestPause, retryAfter) + jitter(max(bound, retryAfter/2))
 }

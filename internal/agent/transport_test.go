@@ -187,9 +187,19 @@ func TestBackoff(t *testing.T) {
 		if slices.Max(pauses) < longest*9/10 || slices.Min(pauses[10:]) > longest/10 {
 			t.Errorf("pauses from %s to %s are no full jitter", slices.Min(pauses[10:]), slices.Max(pauses))
 		}
-		if d := b.next(later, 30*time.Second); d < 30*time.Second {
-			t.Errorf("pause of %s although 30 s were asked for", d)
-		}
+	}
+}
+
+// Everyone who was asked to come back later is asked for the same: they do not
+// all come at once, not even at their first try.
+func TestBackoffAfterRetryAfter(t *testing.T) {
+	var pauses []time.Duration
+	for range 1000 {
+		var b backoff
+		pauses = append(pauses, b.next(true, 30*time.Second))
+	}
+	if first, last := slices.Min(pauses), slices.Max(pauses); first < 30*time.Second || last-first < 10*time.Second || last > time.Minute {
+		t.Errorf("30 s were asked for: pauses from %s to %s", first, last)
 	}
 }
 
