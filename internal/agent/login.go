@@ -45,12 +45,11 @@ func (a *Agent) login(ctx context.Context) (*session, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", doing, err)
 	}
-	e := &exchange{keepBody: true}
+	e := &exchange{keepBody: true, hide: sealed.Of(jwt)}
 	answer, err := method.Login(watch(ctx, e), client)
 	if err != nil {
 		p := classify(doing, err, e)
 		p.judgeLogin(auth, who)
-		p.Text = strings.ReplaceAll(p.Text, jwt, sealed.Placeholder)
 		return nil, p
 	}
 	switch {

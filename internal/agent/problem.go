@@ -4,12 +4,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"net/url"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/hashicorp/vault/api"
+
+	"github.com/latchkey-dev/latchkey/internal/render/sealed"
 )
 
 // Problem is why something did not work, in one line that says what to do.
@@ -45,7 +49,7 @@ func classify(doing string, err error, e *exchange) *Problem {
 	case errors.As(err, &response):
 		p.status = response.StatusCode
 		if !response.RawError {
-			p.said = oneLine(strings.Join(response.Errors, "; "))
+			p.said = e.quote(strings.Join(response.Errors, "; "))
 		}
 		p.judge()
 		text := fmt.Sprintf("%d", p.status)
@@ -61,13 +65,19 @@ func classify(doing string, err error, e *exchange) *Problem {
 		p.Text = doing + ": " + redirect.Error() + " (a standby that does not forward; it is asked again)"
 	case isTrust(err):
 		p.Act, p.Everywhere = true, true
-		p.Text = doing + ": " + oneLine(cause(err)) + " (correct the connection's ca or tlsServerName, or the server's certificate)"
+		p.Text = doing + ": " + e.quote(cause(err)) + " (correct the connection's ca or tlsServerName, or the server's certificate)"
 	case errors.Is(err, context.DeadlineExceeded):
 		p.Everywhere = true
 		p.Text = doing + ": no answer in time"
+	case errors.Is(err, errTooLong):
+		p.Act = true
+		p.Text = doing + ": " + errTooLong.Error()
+	case e.status != 0:
+		// It came whole and is no JSON. Other paths may fare better.
+		p.Text = fmt.Sprintf("%s: answered %d with what is no answer of Vault (is something between agent and Vault?)", doing, e.status)
 	default:
 		p.Everywhere = true
-		p.Text = doing + ": " + oneLine(cause(err))
+		p.Text = doing + ": " + e.quote(cause(err))
 	}
 	return p
 }
@@ -89,8 +99,19 @@ func (p *Problem) judge() {
 	}
 }
 
-// cause strips the URL that net/http puts in front: doing says it better.
+// cause strips the URL that net/http puts in front, since doing says it better,
+// and the local port, which would make the message another at each try.
 func cause(err error) string {
+	var dns *net.DNSError
+	if errors.As(err, &dns) && dns.IsTimeout {
+		return fmt.Sprintf("looking up %q: no answer of the DNS server %s", dns.Name, dns.Server)
+	}
+	var op *net.OpError
+	if errors.As(err, &op) {
+		without := *op
+		without.Source = nil
+		return without.Error()
+	}
 	var u *url.Error
 	if errors.As(err, &u) {
 		return u.Err.Error()
@@ -98,5 +119,25 @@ func cause(err error) string {
 	return err.Error()
 }
 
-// oneLine makes Vault's lists of errors fit a log line and an Event.
-func oneLine(s string) string { return strings.Join(strings.Fields(s), " ") }
+// maxQuote bounds what is quoted of others, in bytes.
+const maxQuote = 1 << 10
+
+// quote makes what came over the network fit a log line and an Event: short,
+// and without the credential that the call carried, should it come back.
+func (e *exchange) quote(s string) string {
+	if secret := e.hide.Reveal(); secret != "" {
+		s = strings.ReplaceAll(s, secret, sealed.Placeholder)
+	}
+	return cut(oneLine(s), maxQuote)
+}
+
+// oneLine leaves no line break, no control character and no invisible one.
+func oneLine(s string) string {
+	s = strings.Map(func(r rune) rune {
+		if unicode.IsPrint(r) {
+			return r
+		}
+		return ' '
+	}, s)
+	return strings.Join(strings.Fields(s), " ")
+}

@@ -101,9 +101,12 @@ type exchange struct {
 	retryAfter time.Duration
 	keepBody   bool
 	body       sealed.Value[[]byte]
+	hide       sealed.Value[string] // the credential that the call carries
 }
 
 type exchangeKey struct{}
+
+var errTooLong = fmt.Errorf("the answer is longer than %d MiB", maxAnswer>>20)
 
 func watch(ctx context.Context, e *exchange) context.Context {
 	return context.WithValue(ctx, exchangeKey{}, e)
@@ -118,6 +121,13 @@ func (r redirected) Error() string {
 }
 
 func (s strict) RoundTrip(r *http.Request) (*http.Response, error) {
+	e, watched := r.Context().Value(exchangeKey{}).(*exchange)
+	if !watched {
+		e = &exchange{}
+	}
+	if token := r.Header.Get(api.AuthHeaderName); token != "" {
+		e.hide = sealed.Of(token)
+	}
 	resp, err := s.next.RoundTrip(r)
 	if err != nil {
 		return nil, err
@@ -132,15 +142,13 @@ func (s strict) RoundTrip(r *http.Request) (*http.Response, error) {
 		return nil, fmt.Errorf("reading the answer: %w", err)
 	}
 	if len(body) > maxAnswer {
-		return nil, fmt.Errorf("answer is longer than %d bytes", maxAnswer)
+		return nil, errTooLong
 	}
 	resp.Body = io.NopCloser(bytes.NewReader(body))
-	if e, ok := r.Context().Value(exchangeKey{}).(*exchange); ok {
-		e.status = resp.StatusCode
-		e.retryAfter = retryAfter(resp.Header.Get("Retry-After"))
-		if e.keepBody {
-			e.body = sealed.Of(body)
-		}
+	e.status = resp.StatusCode
+	e.retryAfter = retryAfter(resp.Header.Get("Retry-After"))
+	if e.keepBody {
+		e.body = sealed.Of(body)
 	}
 	return resp, nil
 }

@@ -3,7 +3,6 @@ package agent
 import (
 	"os"
 	"strings"
-	"unicode/utf8"
 )
 
 // maxWords is what the kubelet reads of a termination message, in bytes.
@@ -14,10 +13,15 @@ const maxWords = 4096
 // is no error if that cannot be written; the log has it too.
 func LastWords(file string, reason error) {
 	text := strings.ReplaceAll(strings.TrimSpace(reason.Error()), "\n", "; ")
-	for len(text) > maxWords-1 {
-		_, size := utf8.DecodeLastRuneInString(text)
-		text = text[:len(text)-size]
-	}
+	text = cut(text, maxWords-1)
 	// The kubelet made the file, and the directory may be read-only.
 	_ = os.WriteFile(file, []byte(text+"\n"), 0o644)
+}
+
+// cut shortens s to at most n bytes of whole characters.
+func cut(s string, n int) string {
+	if len(s) <= n {
+		return s
+	}
+	return strings.ToValidUTF8(s[:n], "")
 }
