@@ -15,7 +15,6 @@ import (
 	"log/slog"
 	"net/http"
 	"runtime/debug"
-	"slices"
 	"time"
 
 	"github.com/latchkey-dev/latchkey/internal/agent/volume"
@@ -44,9 +43,9 @@ type Agent struct {
 	session *session
 	// candidate is the token of an earlier run, not yet taken into use.
 	candidate *session
-	// retired tokens are still good: they are revoked when all secrets have
-	// been read under the new one.
-	retired []*session
+	// retired is the token that was replaced last, if it is still good: it is
+	// revoked when the secrets have been read under the new one.
+	retired *session
 	// open means that the app's containers may start: the first set is out.
 	open bool
 	// started means that apps may be running, the gate open or not.
@@ -93,14 +92,12 @@ func (a *Agent) Run(ctx context.Context) error {
 		a.candidate = a.remembered()
 	}
 
-	// Calls that are under way end with the start timeout as well.
-	calls, cancel := context.WithCancel(ctx)
-	defer cancel()
-	deadline := time.Now().Add(time.Duration(a.config.StartTimeout))
-	late := time.AfterFunc(time.Until(deadline), cancel)
-	defer late.Stop()
-	if a.started {
-		late.Stop()
+	// Until apps may be running, calls end with the start timeout as well.
+	calls := ctx
+	if !a.started {
+		var cancel context.CancelFunc
+		calls, cancel = context.WithTimeout(ctx, time.Duration(a.config.StartTimeout))
+		defer cancel()
 	}
 
 	token := time.NewTimer(0)
@@ -108,19 +105,17 @@ func (a *Agent) Run(ctx context.Context) error {
 	refresh := time.NewTimer(time.Hour)
 	refresh.Stop()
 	defer refresh.Stop()
-	rounds := make(chan []rendered)
-	var fetching *session // the one that a round runs under, if one does
-	wanted := true        // a round is due as soon as there is a token
+	rounds := make(chan []rendered, 1) // at the end nobody waits for the last one
+	var fetching *session              // the one that a round runs under, if one does
+	wanted := true                     // a round is due as soon as there is a token
 	for {
 		if wanted && fetching == nil && a.session != nil && !a.session.dead {
 			wanted, fetching = false, a.session
+			refresh.Stop()
 			go func(s *session) { rounds <- a.fetch(calls, s) }(fetching)
 		}
 		select {
 		case <-calls.Done():
-			if fetching != nil {
-				<-rounds
-			}
 			if ctx.Err() == nil {
 				return a.giveUp()
 			}
@@ -135,14 +130,14 @@ func (a *Agent) Run(ctx context.Context) error {
 		case files := <-rounds:
 			s := fetching
 			fetching = nil
-			if !a.started && !late.Stop() || calls.Err() != nil {
+			if calls.Err() != nil {
 				continue // too late
 			}
 			refresh.Reset(a.apply(files, s))
 			// The next round is minutes away: what this one took is given back.
 			a.rest()
-			if !a.started {
-				late.Reset(time.Until(deadline))
+			if a.started {
+				calls = ctx
 			}
 			switch {
 			case a.session.dead:
@@ -183,15 +178,16 @@ func (a *Agent) tend(ctx context.Context) time.Duration {
 
 func (a *Agent) keepToken(ctx context.Context) error {
 	if s := a.candidate; s != nil {
-		adopted, err := a.adopt(ctx, s)
-		if err != nil {
+		if err := a.connect(); err != nil {
 			return err
 		}
-		a.candidate = nil
-		if adopted != nil {
-			a.session = adopted
-			a.log.Info("took the token of an earlier run into use", "expires", adopted.Expires.UTC().Truncate(time.Second))
-			return nil
+		if err := a.equip(s); err != nil {
+			return err
+		}
+		a.session, a.candidate = s, nil
+		a.log.Info("took the token of an earlier run into use", "expires", s.Expires.UTC().Truncate(time.Second))
+		if !s.Renewable {
+			return nil // its first use tells whether it is still good
 		}
 	}
 	relogin := a.relogin
@@ -212,9 +208,9 @@ func (a *Agent) keepToken(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	a.retired = slices.DeleteFunc(a.retired, func(old *session) bool { return time.Now().After(old.Expires) })
 	if a.session != nil && !a.session.dead {
-		a.retired = append(a.retired, a.session)
+		a.retire() // one at a time: logins must not pile up tokens
+		a.retired = a.session
 	}
 	a.session = s
 	a.save(s)
@@ -287,11 +283,12 @@ func (a *Agent) apply(files []rendered, s *session) time.Duration {
 		return a.fetchBackoff.next(a.started, 0)
 	}
 	a.solved("volume")
-	if first != nil {
-		if wait {
-			return min(a.fetchBackoff.next(a.started, retryAfter), time.Duration(a.config.Refresh))
-		}
-		return a.refreshIn()
+	switch {
+	case down:
+		return a.fetchBackoff.next(a.started, retryAfter)
+	case wait:
+		// The other files are read again no later than always.
+		return min(a.fetchBackoff.next(a.started, retryAfter), a.refreshIn())
 	}
 	a.fetchBackoff.reset()
 	if s == a.session {

@@ -6,12 +6,16 @@ import (
 	"fmt"
 )
 
-// retire revokes the tokens that are not in use any more. What cannot be
-// revoked now runs out by itself.
+// retire revokes the token that was replaced. Where Vault is in trouble it is
+// tried again after the next round; what may not be revoked runs out by itself.
 func (a *Agent) retire() {
-	for _, old := range a.retired {
-		if err := old.revoke(context.Background()); err != nil {
-			a.log.Debug("the old token runs out by itself", "reason", err)
+	if a.retired == nil {
+		return
+	}
+	if err := a.retired.revoke(context.Background()); err != nil {
+		a.log.Debug("the old token is not revoked", "reason", err)
+		if !problemOf(err).Act && !a.retired.over() {
+			return
 		}
 	}
 	a.retired = nil
@@ -40,9 +44,10 @@ func (a *Agent) end() {
 		// One bound for all, whatever their number.
 		ctx, cancel := context.WithTimeout(context.Background(), revokeTimeout)
 		defer cancel()
-		for _, s := range append([]*session{a.session}, a.retired...) {
-			err = errors.Join(err, s.revoke(ctx))
+		if a.retired != nil {
+			err = a.retired.revoke(ctx)
 		}
+		err = errors.Join(err, a.session.revoke(ctx))
 	}
 	if err != nil {
 		a.log.Warn("ended without revoking the token, which runs out by itself", "reason", err)
@@ -57,6 +62,7 @@ func (a *Agent) giveUp() error {
 	a.leases.mu.Lock()
 	leased := len(a.leases.seen) > 0
 	a.leases.mu.Unlock()
+	a.retire()
 	if leased && a.session != nil {
 		err := a.volume.RemovePrivate(keptToken)
 		if err = errors.Join(err, a.session.revoke(context.Background())); err != nil {

@@ -72,22 +72,28 @@ func (a *Agent) login(ctx context.Context) (*session, error) {
 	if err := json.Unmarshal(e.body.Reveal(), &more); err != nil {
 		return nil, &Problem{Text: doing + ": the answer is no JSON"}
 	}
+	now, ttl := time.Now(), grant(answer.Auth)
+	s := &session{
+		token: sealed.Of(answer.Auth.ClientToken),
+		life: life{
+			Batch:     more.Auth.TokenType == "batch",
+			Renewable: answer.Auth.Renewable && more.Auth.TokenType != "batch",
+			TTL:       ttl,
+			LoggedIn:  now,
+			Granted:   now,
+			Expires:   now.Add(ttl),
+		},
+	}
+	if err := a.equip(s); err != nil {
+		return nil, err
+	}
 	if more.Auth.NumUses > 0 {
+		if err := s.revoke(ctx); err != nil {
+			a.log.Debug("the token of limited uses is not revoked", "reason", err)
+		}
 		return nil, &Problem{Act: true, Text: fmt.Sprintf("%s: the role gives tokens of %d uses, which an agent that reads again and again cannot work with (set the role's token_num_uses to 0)", doing, more.Auth.NumUses)}
 	}
-	now := time.Now()
-	ttl := time.Duration(answer.Auth.LeaseDuration) * time.Second
-	s := &session{
-		token:     sealed.Of(answer.Auth.ClientToken),
-		Accessor:  answer.Auth.Accessor,
-		Batch:     more.Auth.TokenType == "batch",
-		Renewable: answer.Auth.Renewable && more.Auth.TokenType != "batch",
-		TTL:       ttl,
-		LoggedIn:  now,
-		Granted:   now,
-		Expires:   now.Add(ttl),
-	}
-	return s, a.equip(s)
+	return s, nil
 }
 
 // judgeLogin adds what Vault's kubernetes auth method means by its answers

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -138,6 +139,93 @@ func TestStartTimeoutWhileVaultHangs(t *testing.T) {
 		if d := time.Since(began); d != 90*time.Second {
 			t.Errorf("gave up after %s", d)
 		}
+	})
+}
+
+// Neither the start timeout nor SIGTERM waits for a round that does not end.
+func TestEndWhileARoundHangs(t *testing.T) {
+	for _, terminated := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			p := newPod(t, env("db.env", "kv/app"))
+			release := make(chan struct{})
+			defer close(release)
+			p.vault.fault = func(_ http.ResponseWriter, r *http.Request) bool {
+				if r.URL.Path == "/v1/kv/data/app" {
+					<-release
+				}
+				return false
+			}
+			c := p.start()
+			after(time.Second)
+			if terminated {
+				if err := c.terminate(); err != nil {
+					t.Error(err)
+				}
+				return
+			}
+			after(2 * time.Minute)
+			select {
+			case err := <-c.result:
+				if err == nil {
+					t.Error("no error")
+				}
+			default:
+				t.Error("the agent does not give up")
+			}
+		})
+	}
+}
+
+// A token that cannot be renewed now still reads: an agent that was started
+// again goes on as if it had not been.
+func TestRestartWhileRenewalFails(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPod(t, env("db.env", "kv/app"))
+		c := p.start()
+		after(time.Minute)
+		dead := p.killed()
+		p.vault.set(func() {
+			p.vault.fault = func(w http.ResponseWriter, r *http.Request) bool {
+				return strings.HasPrefix(r.URL.Path, "/v1/auth/token/") && says(500, nil, `{"errors":["internal error"]}`)(w, r)
+			}
+		})
+		c.terminate()
+		v2(p.vault, "kv/data/app", map[string]any{"a": "new"})
+		p = dead
+		c = p.start()
+		after(time.Second)
+		if got := p.file("db.env"); got != "a='new'\n" {
+			t.Errorf("file holds %q", got)
+		}
+		after(2 * time.Hour)
+		if p.vault.minted < 2 || p.vault.minted > 4 {
+			t.Errorf("%d tokens in two hours of tokens that live for one", p.vault.minted)
+		}
+		c.terminate()
+	})
+}
+
+// A short refresh does not turn an outage into a load test.
+func TestOutageWithShortRefresh(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPod(t, env("db.env", "kv/app"))
+		p.conf.Refresh = config.Duration(config.MinRefresh)
+		c := p.start()
+		after(time.Second)
+		p.vault.set(func() { p.vault.fault = says(503, nil, `{"errors":["Vault is sealed"]}`) })
+		p.vault.taken()
+		after(time.Hour)
+		if n := len(p.vault.taken()); n > 150 {
+			t.Errorf("%d calls in an hour", n)
+		}
+		p.vault.set(func() { p.vault.fault = nil })
+		after(2*time.Minute + time.Second)
+		p.vault.taken()
+		after(time.Minute)
+		if n := len(p.vault.taken()); n < 10 {
+			t.Errorf("%d calls in a minute after the outage", n)
+		}
+		c.terminate()
 	})
 }
 

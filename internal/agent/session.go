@@ -5,7 +5,6 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net/http"
@@ -21,10 +20,22 @@ import (
 // revoked, or a role that was deleted, does not stay unnoticed for long.
 const maxRenewInterval = 10 * time.Minute
 
-// session is one Vault token and what is known of its life.
+// session is one Vault token in use.
 type session struct {
-	token    sealed.Value[string]
-	Accessor string
+	life
+	token sealed.Value[string]
+	// dead means that Vault said that the token is not valid any more.
+	dead bool
+
+	secrets *api.Client // in the secrets' namespace
+	self    *api.Client // in the login's namespace: tokens are renewed and revoked there
+}
+
+// life is what is known of a token's life. It has a type of its own because it
+// is kept across restarts: where a session itself is encoded, or handed to a
+// generic function, the linker keeps every exported method of the API's client,
+// half a megabyte of them.
+type life struct {
 	// Batch tokens can be neither renewed nor revoked.
 	Batch     bool
 	Renewable bool
@@ -34,20 +45,17 @@ type session struct {
 	LoggedIn time.Time
 	Granted  time.Time // of the login or the last renewal
 	Expires  time.Time
-
-	// dead means that Vault said that the token is not valid any more.
-	dead bool
-
-	secrets *api.Client // in the secrets' namespace
-	self    *api.Client // in the login's namespace: tokens are renewed and revoked there
 }
 
+// over reports whether the token has run out.
+func (s *life) over() bool { return s.TTL > 0 && time.Now().After(s.Expires) }
+
 // lead is how long before its end a token is replaced.
-func (s *session) lead() time.Duration { return min(5*time.Minute, s.TTL/3) }
+func (s *life) lead() time.Duration { return min(5*time.Minute, s.TTL/3) }
 
 // next says when the token must be looked after, and whether by a new login or
 // by a renewal. Its jitter keeps pods that started together apart.
-func (s *session) next() (at time.Time, login bool) {
+func (s *life) next() (at time.Time, login bool) {
 	switch {
 	case s.TTL == 0:
 		return time.Now().Add(365 * 24 * time.Hour), false
@@ -92,7 +100,7 @@ func (a *Agent) renew(ctx context.Context, s *session) error {
 		return &Problem{Text: fmt.Sprintf("%s: answered %d without what was granted", doing, e.status)}
 	}
 	now := time.Now()
-	granted := time.Duration(answer.Auth.LeaseDuration) * time.Second
+	granted := grant(answer.Auth)
 	// Vault counts in whole seconds.
 	last := granted < s.TTL-2*time.Second
 	s.Granted, s.Expires = now, now.Add(granted)
@@ -103,7 +111,14 @@ func (a *Agent) renew(ctx context.Context, s *session) error {
 	return nil
 }
 
-// revoke makes one try.
+// grant is the life that an answer grants. What is no life at all is none,
+// and what would overflow a duration is ten years.
+func grant(auth *api.SecretAuth) time.Duration {
+	const longest = 10 * 365 * 24 * time.Hour
+	return time.Duration(min(max(auth.LeaseDuration, 0), int(longest/time.Second))) * time.Second
+}
+
+// revoke makes one try. A token that is invalid already is a success.
 func (s *session) revoke(ctx context.Context) error {
 	if s.Batch {
 		return nil
@@ -112,7 +127,9 @@ func (s *session) revoke(ctx context.Context) error {
 	defer cancel()
 	e := &exchange{}
 	if err := s.self.Auth().Token().RevokeSelfWithContext(watch(ctx, e), ""); err != nil {
-		return classify("revoking a token", err, e)
+		if p := classify("revoking a token", err, e); !p.InvalidToken {
+			return p
+		}
 	}
 	return nil
 }
@@ -144,7 +161,7 @@ const (
 type kept struct {
 	Fingerprint string
 	Token       string
-	*session
+	life
 }
 
 // fingerprint tells apart what a token is good for: one that was got elsewhere
@@ -158,7 +175,7 @@ func (a *Agent) fingerprint() string {
 // save keeps the token for an agent that is started again. Without it that one
 // logs in afresh, so a failure is only logged.
 func (a *Agent) save(s *session) {
-	data, err := json.Marshal(kept{a.fingerprint(), s.token.Reveal(), s})
+	data, err := json.Marshal(kept{a.fingerprint(), s.token.Reveal(), s.life})
 	if err == nil {
 		err = a.volume.WritePrivate(keptToken, data)
 	}
@@ -173,35 +190,12 @@ func (a *Agent) remembered() *session {
 	if err != nil {
 		return nil
 	}
-	k := kept{session: new(session)}
+	var k kept
 	if json.Unmarshal(data, &k) != nil || k.Fingerprint != a.fingerprint() || k.Token == "" {
 		return nil
 	}
 	if k.TTL > 0 && time.Until(k.Expires) < time.Second {
 		return nil
 	}
-	k.token = sealed.Of(k.Token)
-	return k.session
-}
-
-// adopt takes the token of an earlier run into use. It returns nil without an
-// error if that token is no good any more.
-func (a *Agent) adopt(ctx context.Context, s *session) (*session, error) {
-	if err := a.connect(); err != nil {
-		return nil, err
-	}
-	if err := a.equip(s); err != nil {
-		return nil, err
-	}
-	if s.Renewable {
-		err := a.renew(ctx, s)
-		var p *Problem
-		if errors.As(err, &p) && p.NeedsLogin {
-			return nil, nil
-		}
-		if err != nil {
-			return nil, err
-		}
-	}
-	return s, nil
+	return &session{life: k.life, token: sealed.Of(k.Token)}
 }

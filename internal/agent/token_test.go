@@ -284,5 +284,111 @@ func TestLimitedUses(t *testing.T) {
 		if err := <-p.start().result; err == nil || !strings.Contains(err.Error(), "token_num_uses") {
 			t.Errorf("got %v", err)
 		}
+		if n := p.vault.good(); n != 0 {
+			t.Errorf("%d of %d tokens are left", n, p.vault.minted)
+		}
 	})
+}
+
+// A denial that lasts for days mints tokens that live for weeks: they do not
+// pile up, also where another file's reads fail in a way that may pass.
+func TestDeniedForLong(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPod(t, env("db.env", "kv/app"), env("other.env", "kv/other"))
+		p.vault.role = fakeRole{ttl: 768 * time.Hour, max: 768 * time.Hour}
+		c := p.start()
+		after(time.Second)
+		denied := says(403, nil, `{"errors":["permission denied"]}`)
+		broken := says(500, nil, `{"errors":["internal error"]}`)
+		p.vault.set(func() {
+			p.vault.fault = func(w http.ResponseWriter, r *http.Request) bool {
+				return r.URL.Path == "/v1/kv/data/app" && denied(w, r)
+			}
+		})
+		after(24 * time.Hour)
+		if p.vault.minted < 10 || p.vault.good() != 1 {
+			t.Errorf("%d of %d tokens are good after a day of denial", p.vault.good(), p.vault.minted)
+		}
+		p.vault.set(func() {
+			p.vault.fault = func(w http.ResponseWriter, r *http.Request) bool {
+				return r.URL.Path == "/v1/kv/data/app" && denied(w, r) || r.URL.Path == "/v1/kv/data/other" && broken(w, r)
+			}
+		})
+		after(24 * time.Hour)
+		if p.vault.good() > 2 {
+			t.Errorf("%d of %d tokens are good after a day of denial and errors", p.vault.good(), p.vault.minted)
+		}
+		c.terminate()
+		if p.vault.good() != 0 {
+			t.Error("a token is left")
+		}
+	})
+}
+
+// A revocation that Vault could not do is tried again.
+func TestFailedRetirement(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPod(t, env("db.env", "kv/app"))
+		p.vault.role.max = time.Hour
+		c := p.start()
+		p.vault.set(func() {
+			p.vault.fault = func(w http.ResponseWriter, r *http.Request) bool {
+				return r.URL.Path == "/v1/auth/token/revoke-self" && says(503, nil, `{"errors":["Vault is sealed"]}`)(w, r)
+			}
+		})
+		after(56 * time.Minute)
+		if p.vault.minted != 2 || p.vault.good() != 2 {
+			t.Fatalf("%d tokens, %d good", p.vault.minted, p.vault.good())
+		}
+		// The fake's clock alone must not make the old one end.
+		p.vault.set(func() {
+			p.vault.fault = nil
+			p.vault.tokens[tokenPrefix+"1"].expires = time.Now().Add(time.Hour)
+		})
+		after(6 * time.Minute)
+		if p.vault.good() != 1 {
+			t.Errorf("%d tokens are good", p.vault.good())
+		}
+		c.terminate()
+	})
+}
+
+// Lives that make no sense, and tokens that never end, keep nobody busy.
+func TestStrangeLives(t *testing.T) {
+	for name, c := range map[string]struct{ granted, renewed string }{
+		"zero":             {"0", "0"},
+		"negative":         {"-5", "-5"},
+		"overflow":         {"9223372036854775807", "9223372036854775807"},
+		"renewed to zero":  {"3600", "0"},
+		"renewed to less":  {"3600", "-1"},
+		"a second, renews": {"1", "1"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := newPod(t, env("db.env", "kv/app"))
+				auth := func(seconds string) func(http.ResponseWriter, *http.Request) bool {
+					return says(200, nil, `{"auth":{"client_token":"`+tokenPrefix+`x","token_type":"service","renewable":true,"lease_duration":`+seconds+`}}`)
+				}
+				p.vault.tokens[tokenPrefix+"x"] = &fakeToken{born: time.Now(), expires: time.Now().Add(1000 * time.Hour), role: p.vault.role}
+				p.vault.fault = func(w http.ResponseWriter, r *http.Request) bool {
+					switch r.URL.Path {
+					case "/v1/auth/kubernetes/login":
+						return auth(c.granted)(w, r)
+					case "/v1/auth/token/renew-self":
+						return auth(c.renewed)(w, r)
+					}
+					return false
+				}
+				run := p.start()
+				after(time.Second)
+				p.wantReady()
+				p.vault.taken()
+				after(10 * time.Minute)
+				if n := len(p.vault.taken()); n > 1200 {
+					t.Errorf("%d calls in ten minutes", n)
+				}
+				run.terminate()
+			})
+		})
+	}
 }
