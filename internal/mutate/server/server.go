@@ -133,7 +133,7 @@ func (s *server) run(ctx context.Context) error {
 	case <-ctx.Done():
 	}
 	s.is("shutting down")
-	o.Log.Info("draining", "duration", o.Drain)
+	o.Log.Info("draining", "duration", o.Drain.String())
 	drained := time.NewTimer(o.Drain)
 	defer drained.Stop()
 	select {
@@ -157,7 +157,7 @@ func within(d time.Duration, h http.Handler) http.Handler {
 		control, end := http.NewResponseController(w), time.Now().Add(d)
 		// The writers of net/http can do both, of HTTP/2 too.
 		_ = control.SetReadDeadline(end)
-		_ = control.SetWriteDeadline(end)
+		_ = control.SetWriteDeadline(end.Add(d)) // for the answer to a slow body
 		h.ServeHTTP(w, r)
 	})
 }
