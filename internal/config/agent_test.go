@@ -82,6 +82,7 @@ func TestValidate(t *testing.T) {
 		{"address", func(a *Agent) { a.Vault.Address = "vault:8200" }, `vault.address: "vault:8200" has no scheme and host`},
 		{"address path", func(a *Agent) { a.Vault.Address = "https://vault/v1" }, `vault.address: "https://vault/v1" has more than scheme, host and port`},
 		{"address password", func(a *Agent) { a.Vault.Address = "https://u:hunter2@vault" }, `vault.address: holds credentials`},
+		{"address password that is no URL", func(a *Agent) { a.Vault.Address = "https://u:hunter%2@vault" }, `vault.address: holds credentials`},
 		{"address scheme", func(a *Agent) { a.Vault.Address = "unix:///x" }, `vault.address: "unix:///x" has no scheme and host`},
 		{"CA", func(a *Agent) { a.Vault.CA = "x" }, `vault.ca: holds no certificate (a PEM bundle)`},
 		{"two CAs", func(a *Agent) { a.Vault.CA, a.Vault.CAFile = "x", "/y" }, `vault.ca: caFile is set too`},

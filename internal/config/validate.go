@@ -91,11 +91,11 @@ func (v *Vault) validate() []error {
 func CheckAddress(address string) error {
 	u, err := url.Parse(address)
 	switch {
-	case err != nil:
-		return fmt.Errorf("%q is not a URL (such as \"https://vault.vault.svc:8200\")", address)
-	case u.User != nil:
+	case err != nil && strings.Contains(address, "@"), u != nil && u.User != nil:
 		// Not quoted: what it holds may be a password.
 		return errors.New("holds credentials (a URL without user and password)")
+	case err != nil:
+		return fmt.Errorf("%q is not a URL (such as \"https://vault.vault.svc:8200\")", address)
 	case u.Scheme != "https" && u.Scheme != "http", u.Host == "":
 		return fmt.Errorf("%q has no scheme and host (such as \"https://vault.vault.svc:8200\")", address)
 	case u.Path != "" && u.Path != "/", u.RawQuery != "", u.Fragment != "":
@@ -132,7 +132,7 @@ func (f *File) Validate() []error {
 		}
 		return errs
 	}
-	if s := strings.Trim(f.Secret, "/"); s == "" || path.Clean(s) != s || strings.HasPrefix(s, "../") || strings.ContainsAny(s, "?#\\") {
+	if s := strings.Trim(f.Secret, "/"); s == "" || path.Clean(s) != s || s == "." || s == ".." || strings.HasPrefix(s, "../") || strings.ContainsAny(s, "?#\\") {
 		bad("%q has secret %q (an API path such as \"kv/app\")", f.Path, f.Secret)
 	}
 	switch f.Format {
