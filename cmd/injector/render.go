@@ -55,6 +55,9 @@ func render(_ context.Context, args []string, std streams) error {
 	if err != nil {
 		return err
 	}
+	if len(docs) == 0 {
+		return errors.New("no manifests in what was read (a Pod, Deployment, Job, …)")
+	}
 	if !report(std.err, docs) {
 		return errProblems
 	}
@@ -79,6 +82,9 @@ func readManifests(names []string, stdin io.Reader, namespace string, cfg *mutat
 			}
 			found, err := manifest.Inject(data, namespace, cfg)
 			if err != nil {
+				if path == "-" {
+					path = "standard input"
+				}
 				errs = append(errs, fmt.Errorf("%s: %w", path, err))
 			}
 			docs = append(docs, found...)

@@ -5,7 +5,9 @@ package manifest
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 	"slices"
 	"strconv"
 	"strings"
@@ -79,8 +81,12 @@ func split(stream []byte) [][]byte {
 func inject(text []byte, namespace string, cfg *mutate.Config) (*Document, error) {
 	// This parser tells a repeated key from one that overrides a merged one.
 	var ignored any
-	if err := yaml.Unmarshal(text, &ignored); err != nil {
+	parser := yaml.NewDecoder(bytes.NewReader(text))
+	if err := parser.Decode(&ignored); err != nil {
 		return nil, fmt.Errorf("reading YAML: %w", err)
+	}
+	if err := parser.Decode(&ignored); !errors.Is(err, io.EOF) {
+		return nil, errors.New("reading YAML: there is more behind its end (a line with --- between documents)")
 	}
 	// What counts is what kubectl would send.
 	asJSON, err := sigsyaml.YAMLToJSON(text)

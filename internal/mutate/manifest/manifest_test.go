@@ -158,6 +158,7 @@ func TestInjectRefusesWhatIsNoManifest(t *testing.T) {
 	for _, c := range []struct{ text, want string }{
 		{"a: [", "document 1: reading YAML"},
 		{"a: 1\na: 2\n", `key "a" already defined`},
+		{`{"kind": "Pod"}` + "\n" + `{"kind": "Pod"}`, "there is more behind its end"},
 		{"a: 1\n---\njust text\n", "document 2: reading YAML: it is no object"},
 	} {
 		if _, err := Inject([]byte(c.text), "", mutate.DefaultConfig()); err == nil || !strings.Contains(err.Error(), c.want) {
