@@ -102,7 +102,7 @@ func TestHandlerRefusesBadInput(t *testing.T) {
 		{"old version", "application/json", strings.Replace(good, "k8s.io/v1\"", "k8s.io/v1beta1\"", 1), 400, "admissionReviewVersions are [v1]"},
 		{"wrong type in review", "application/json", strings.Replace(good, `"uid":"uid-1"`, `"uid":["uid-1"]`, 1), 400, "uid"},
 		{"wrong type in pod", "application/json", object(`{"metadata":{"annotations":{"latchkey.dev/inject":"true"}},"spec":{"containers":{"name":"app"}}}`), 400, "decoding pod"},
-		{"annotations of a wrong type", "application/json", object(`{"metadata":{"annotations":{"latchkey.dev/inject":true}}}`), 400, "decoding pod"},
+		{"annotations of a wrong type", "application/json", object(`{"metadata":{"annotations":{"latchkey.dev/inject":true}}}`), 400, "metadata.annotations: is a bool (a string: quote it)"},
 		{"pod is a list", "application/json", object(`[]`), 400, "decoding pod"},
 		{"pod is missing", "application/json", strings.Replace(object("1"), `"object":1,`, "", 1), 400, "the request has no object"},
 		{"pod is null", "application/json", object("null"), 400, "the request has no object"},

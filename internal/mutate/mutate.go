@@ -61,7 +61,7 @@ func Mutate(req *Request, cfg *Config) *Outcome {
 	// Names in Kubernetes' JSON are case-sensitive, other than in
 	// encoding/json: a "Volumes" of the user's is not the pod's volumes.
 	if err := json.UnmarshalCaseSensitivePreserveInts(req.Object, pod); err != nil {
-		return &Outcome{Decision: Denied, Reason: InvalidRequest, Problems: Problems{fmt.Sprintf("decoding pod: %v", err)}}
+		return &Outcome{Decision: Denied, Reason: InvalidRequest, Problems: Problems{fmt.Sprintf("decoding pod: %v", typeProblem(err))}}
 	}
 	out := mutatePod(pod, req.Namespace, cfg)
 	out.Pod = pod
@@ -78,7 +78,7 @@ func mutatePod(pod *corev1.Pod, namespace string, cfg *Config) *Outcome {
 	if isInjected(pod) {
 		return complete(pod)
 	}
-	id := Identity{Namespace: namespace, ServiceAccount: or(pod.Spec.ServiceAccountName, "default")}
+	id := Identity{Namespace: namespace, ServiceAccount: or(pod.Spec.ServiceAccountName, or(pod.Spec.DeprecatedServiceAccount, "default"))}
 	spec, invalid := Parse(pod.Annotations, id, cfg)
 	impossible := checkPod(pod, spec, cfg)
 	switch {

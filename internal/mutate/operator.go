@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"path"
+	"reflect"
 	"slices"
 	"strings"
 	"time"
@@ -124,7 +125,7 @@ func ParseConfig(data []byte) (*Config, error) {
 	var p Problems
 	unknown, err := json.UnmarshalStrict(asJSON, &f)
 	if err != nil {
-		return nil, fmt.Errorf("reading YAML: %w", err)
+		return nil, fmt.Errorf("reading YAML: %w", typeProblem(err))
 	}
 	for _, err := range unknown {
 		p = append(p, unknownKey(err))
@@ -139,9 +140,40 @@ func ParseConfig(data []byte) (*Config, error) {
 // unknownKey turns `unknown field "a.b"` into the form of all other problems.
 func unknownKey(err error) string {
 	if _, rest, ok := strings.Cut(err.Error(), `unknown field "`); ok {
-		return strings.TrimSuffix(rest, `"`) + ": unknown key"
+		place := strings.TrimSuffix(rest, `"`)
+		names := strings.Split(place, ".")
+		last := len(names) - 1
+		if known := keysAt(reflect.TypeFor[operatorFile](), names[:last]); known != nil {
+			return fmt.Sprintf("%s: unknown key (%s)", place, or(didYouMean(names[last], known), strings.Join(known, ", ")))
+		}
+		return place + ": unknown key"
 	}
 	return err.Error()
+}
+
+// keysAt are the keys that a type of the file has at a place below it, nil
+// where the place is not known: the name of a connection may hold a dot.
+func keysAt(t reflect.Type, names []string) []string {
+	for _, name := range names {
+		switch t.Kind() {
+		case reflect.Map:
+			t = t.Elem()
+		case reflect.Struct:
+			field, ok := t.FieldByNameFunc(func(s string) bool { return strings.EqualFold(s, name) })
+			if !ok {
+				return nil
+			}
+			t = field.Type
+		}
+	}
+	if t.Kind() != reflect.Struct {
+		return nil
+	}
+	known := make([]string, t.NumField())
+	for i := range known {
+		known[i] = t.Field(i).Tag.Get("json")
+	}
+	return known
 }
 
 // or is value, or fallback where value is empty.

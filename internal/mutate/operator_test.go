@@ -44,9 +44,9 @@ runtimeClassesWithoutSubPath: ["kata-[",]
 `))
 	const want = `
   agentImage: "an image" holds a blank (an image reference)
-  agentimage: unknown key
+  agentimage: unknown key (did you mean "agentImage"?)
   connections.a.address: missing (such as "https://vault.vault.svc:8200")
-  connections.a.adress: unknown key
+  connections.a.adress: unknown key (did you mean "address"?)
   connections.a.allowedNamespaces: "[" is no pattern (a name, or one with * and ?)
   connections.a.allowedNamespaces: "" is no pattern (a name, or one with * and ?)
   connections.a.auth.method: "jwt" (kubernetes)
@@ -58,7 +58,7 @@ runtimeClassesWithoutSubPath: ["kata-[",]
   connections.c.auth.mount: "../sys" (the path of the auth method, such as "kubernetes")
   defaults.gate: "hook+probe" (hook)
   defaults.lifecycle: "init" (native)
-  defaults.more: unknown key
+  defaults.more: unknown key (lifecycle, gate, mountPath, refresh, startTimeout, resources)
   defaults.mountPath: "relative" (an absolute path such as "/vault/secrets", not below /proc, /sys, /dev or the ServiceAccount's token)
   defaults.refresh: "soon" (a number with a unit, such as "90s" or "5m", at least 5s)
   defaults.resources.limits.cpu: 1m is below the request (at least 5m)
@@ -151,6 +151,22 @@ func TestDidYouMean(t *testing.T) {
 		got := didYouMean(name, known)
 		if want == "" && got != "" || !strings.Contains(got, want) {
 			t.Errorf("%s: %q, want %q", name, got, want)
+		}
+	}
+}
+
+// A value of a wrong type is told by its field, without words of Go's.
+func TestOperatorFileWithWrongTypes(t *testing.T) {
+	for text, want := range map[string]string{
+		"connections: []":            "connections: is a list (a map)",
+		"connections: {a: x}":        "connections: is a string (a map)",
+		"agentImage: 3":              "agentImage: is a number (a string: quote it)",
+		"meshProxies: {}":            "meshProxies: is a map (a list)",
+		"defaults: {refresh: [1]}":   "defaults.refresh: is a list (a string)",
+		"connections: {a: {ca: on}}": "connections.ca: is a bool (a string: quote it)",
+	} {
+		if _, err := ParseConfig([]byte(text)); err == nil || err.Error() != "reading YAML: "+want {
+			t.Errorf("%s: %v, want %s", text, err, want)
 		}
 	}
 }

@@ -2,6 +2,7 @@ package mutate
 
 import (
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 )
@@ -54,6 +55,29 @@ func (p Problems) told() []string {
 		return p
 	}
 	return append(slices.Clone(p[:maxTold]), fmt.Sprintf("and %d more", len(p)-maxTold))
+}
+
+// wrongType is how a JSON decoder words a value of the wrong type.
+var wrongType = regexp.MustCompile(`^json: cannot unmarshal (\S+).* into Go struct field \w*\.(\S+) of type (\S+)$`)
+
+// typeProblem says which field of a document has a value of the wrong type,
+// without naming types of ours. Other errors it returns as they are.
+func typeProblem(err error) error {
+	m := wrongType.FindStringSubmatch(err.Error())
+	if m == nil {
+		return err
+	}
+	is, want := m[1], strings.TrimLeft(m[3], "*")
+	switch {
+	case strings.HasPrefix(want, "[]"):
+		want = "list"
+	case strings.Contains(want, "."), strings.HasPrefix(want, "map["):
+		want = "map"
+	case want == "string" && (is == "number" || is == "bool"):
+		want = "string: quote it"
+	}
+	is = strings.NewReplacer("array", "list", "object", "map").Replace(is)
+	return fmt.Errorf("%s: is a %s (a %s)", m[2], is, want)
 }
 
 // longestName is how long a name can be that is compared with others, in bytes:
