@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"slices"
@@ -125,26 +126,50 @@ func TestRestartedAgentKeepsItsToken(t *testing.T) {
 	}
 }
 
-// Neither the pod, nor the agent's log, nor its events hold a secret.
+// Neither the pods, nor the agents' logs, nor their events hold a secret: not
+// of an agent that works, and not of one that has to say why it does not.
 func TestNoSecretIsShown(t *testing.T) {
 	t.Parallel()
 	s := suite.Space(t)
 	s.Role("app")
 	const fixture = "fixture-5f0c2a-do-not-print"
 	s.Secret("app", map[string]any{"PASSWORD": fixture})
-	s.Create(pod{name: "app", annotations: wants(s.Name) + "latchkey.dev/log-level: debug\n", script: readFirst + " > /dev/null" + stay}.String())
-	p := s.WaitPod("app", "ready", harness.Ready)
-	spec, err := json.Marshal(p)
+	debug := wants(s.Name) + "latchkey.dev/log-level: debug\n"
+	s.Create(pod{name: "app", annotations: debug, script: readFirst + " > /dev/null" + stay}.String())
+	waiting := map[string][2]string{
+		"keyless": {"format: env}", "format: raw, key: ABSENT}"},
+		"refused": {"role: " + s.Name, "role: no-such-role"},
+	}
+	for name, change := range waiting {
+		annotations := strings.Replace(debug, change[0], change[1], 1) + "latchkey.dev/start-timeout: 15s\n"
+		s.Create(pod{name: name, script: gated, annotations: annotations}.String())
+	}
+
+	shown := map[string]any{
+		"pod app":                s.WaitPod("app", "ready", harness.Ready),
+		"the agent's log in app": s.Logs("app", "latchkey-agent"),
+	}
+	for name := range waiting {
+		s.WaitEvent("Pod", name, "Unhealthy")
+		// What is told a second time is told at this level.
+		shown["the agent's log in "+name] = s.WaitLog(name, "latchkey-agent", `"level":"DEBUG"`)
+		shown["pod "+name] = s.WaitPod(name, "one whose agent gave up", func(p *corev1.Pod) bool {
+			a := harness.Agent(p)
+			return a != nil && a.LastTerminationState.Terminated != nil
+		})
+	}
+	events, err := s.Kube.CoreV1().Events(s.Name).List(t.Context(), metav1.ListOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	log := s.Logs("app", "latchkey-agent")
-	if log == "" {
-		t.Error("the agent logs nothing at level debug")
-	}
-	for what, text := range map[string]string{"the pod": string(spec), "the agent's log": log} {
+	shown["an Event"] = events.Items
+	for what, object := range shown {
+		text, err := json.Marshal(object)
+		if err != nil {
+			t.Fatal(err)
+		}
 		for _, secret := range []string{fixture, "hvs.", "eyJhbGciOi"} {
-			if strings.Contains(text, secret) {
+			if bytes.Contains(text, []byte(secret)) {
 				t.Errorf("%s holds %q:\n%s", what, secret, text)
 			}
 		}
