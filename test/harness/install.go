@@ -39,7 +39,7 @@ func Checkout() string {
 }
 
 // Install installs the chart with Helm, or upgrades what is there, with a
-// serving certificate from the box's CA, and waits until it serves.
+// serving certificate from the cluster's CA, and waits until it serves.
 func (c *Cluster) Install(ctx context.Context) error {
 	cert, key, err := c.IssueServing(InjectorName+"."+InstallNamespace+".svc", InjectorName+"."+InstallNamespace)
 	if err != nil {
@@ -57,33 +57,43 @@ func (c *Cluster) Install(ctx context.Context) error {
 		Type:       corev1.SecretTypeTLS,
 		Data:       map[string][]byte{corev1.TLSCertKey: cert, corev1.TLSPrivateKeyKey: key},
 	}
-	// An installed certificate is kept: the running replicas serve it.
-	if _, err := c.Kube.CoreV1().Secrets(InstallNamespace).Create(ctx, secret, metav1.CreateOptions{}); err != nil && !apierrors.IsAlreadyExists(err) {
-		return fmt.Errorf("creating the injector's certificate: %w", err)
+	secrets := c.Kube.CoreV1().Secrets(InstallNamespace)
+	_, err = secrets.Create(ctx, secret, metav1.CreateOptions{})
+	if apierrors.IsAlreadyExists(err) {
+		// In the box it is kept, since the running replicas serve it. For
+		// another cluster each run has a CA of its own.
+		if err = nil; !c.IsBox() {
+			_, err = secrets.Update(ctx, secret, metav1.UpdateOptions{})
+		}
 	}
-	ca, err := os.CreateTemp("", "latchkey-ca-*.crt")
 	if err != nil {
-		return fmt.Errorf("writing the CA to a file for helm: %w", err)
+		return fmt.Errorf("storing the injector's certificate: %w", err)
 	}
-	defer os.Remove(ca.Name())
-	// Vault's certificate and the injector's are of one CA here.
-	if _, err := ca.Write(c.CA()); err != nil {
-		return fmt.Errorf("writing the CA to a file for helm: %w", err)
+	dir, err := os.MkdirTemp("", "latchkey-ca-")
+	if err != nil {
+		return fmt.Errorf("making a folder for the CAs: %w", err)
 	}
-	if err := ca.Close(); err != nil {
-		return fmt.Errorf("writing the CA to a file for helm: %w", err)
+	defer os.RemoveAll(dir)
+	ca, vaultCA := filepath.Join(dir, "ca.crt"), filepath.Join(dir, "vault.crt")
+	for file, pem := range map[string][]byte{ca: c.CA(), vaultCA: c.VaultCA} {
+		if err := os.WriteFile(file, pem, 0o600); err != nil {
+			return fmt.Errorf("writing a CA for helm: %w", err)
+		}
 	}
 	args := []string{"upgrade", "--install", "latchkey", filepath.Join(Checkout(), "deploy", "webhook"),
 		"--namespace", InstallNamespace,
-		"--set-file", "certs.caBundle=" + ca.Name(),
-		"--set-file", "config.connections.default.ca=" + ca.Name(),
+		"--set-file", "certs.caBundle=" + ca,
+		"--set-file", "config.connections.default.ca=" + vaultCA,
+		"--set-string", "config.connections.default.address=" + c.VaultAddr,
+		// Only a changed pod makes a Deployment roll out.
 		"--set-string", "podAnnotations.image-digest=" + injectorDigest(),
+		"--set-string", fmt.Sprintf("podAnnotations.ca-digest=%x", sha256.Sum256(c.CA())),
 		"--wait", "--timeout", "3m"}
 	for fault, address := range FaultyConnections {
 		connection := "config.connections." + fault
 		args = append(args,
 			"--set", connection+".address=https://"+address,
-			"--set-file", connection+".ca="+ca.Name())
+			"--set-file", connection+".ca="+ca)
 	}
 	if err := c.Helm(ctx, args...); err != nil {
 		return err
@@ -130,7 +140,7 @@ var FaultyConnections = map[string]string{
 }
 
 // injectorDigest tells one build of the injector's image from another: both
-// have the same tag, and only a changed pod makes a Deployment roll out.
+// have the same tag.
 func injectorDigest() string {
 	data, err := os.ReadFile(filepath.Join(Checkout(), "dist", runtime.GOARCH, InjectorName+".tar"))
 	if err != nil {
