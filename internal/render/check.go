@@ -33,7 +33,7 @@ func Check(f config.File) error {
 
 // parseTemplate parses a template with the agent's functions and strict keys.
 func parseTemplate(text string) (*template.Template, error) {
-	t, err := template.New("").Option("missingkey=error").Funcs(functions(nil)).Parse(text)
+	t, err := template.New("").Option("missingkey=error").Funcs(functions).Parse(text)
 	if err != nil {
 		return nil, locate(text, err)
 	}
@@ -89,7 +89,7 @@ func place(line, column int) string {
 // parser complains of, or 0.
 func findColumn(before, broken, after string, line int, message string) int {
 	for i := len(broken) - 1; i >= 0; i-- {
-		_, err := template.New("").Funcs(functions(nil)).Parse(before + broken[:i] + "\n" + broken[i:] + after)
+		_, err := template.New("").Funcs(functions).Parse(before + broken[:i] + "\n" + broken[i:] + after)
 		if l, m := splitParseError(err); l == line+1 && m == message {
 			// The parser may have looked one token ahead of the one it names.
 			if named := namedToken.FindStringSubmatch(message); named != nil {

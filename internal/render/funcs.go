@@ -10,21 +10,19 @@ import (
 
 // functions is the table of template functions beside text/template's own.
 // Each has Vault Agent's name, order of arguments (what is piped comes last)
-// and result. A nil lookup serves to parse only.
-func functions(lookup func(path string) (*View, error)) template.FuncMap {
-	return template.FuncMap{
-		"secret":          lookup,
-		"toJSON":          toJSON,
-		"base64Decode":    func(s string) (string, error) { return decode(base64.StdEncoding, s) },
-		"base64Encode":    func(s string) string { return base64.StdEncoding.EncodeToString([]byte(s)) },
-		"base64URLDecode": func(s string) (string, error) { return decode(base64.URLEncoding, s) },
-		"base64URLEncode": func(s string) string { return base64.URLEncoding.EncodeToString([]byte(s)) },
-		"trim":            func(cutset, s string) string { return strings.Trim(s, cutset) },
-		"trimPrefix":      func(prefix, s string) string { return strings.TrimPrefix(s, prefix) },
-		"trimSuffix":      func(suffix, s string) string { return strings.TrimSuffix(s, suffix) },
-		"trimSpace":       strings.TrimSpace,
-		"indent":          indent,
-	}
+// and result. The function that looks secrets up is each Renderer's own.
+var functions = template.FuncMap{
+	"secret":          (*Renderer)(nil).secret,
+	"toJSON":          toJSON,
+	"base64Decode":    func(s string) (string, error) { return decode(base64.StdEncoding, s) },
+	"base64Encode":    func(s string) string { return base64.StdEncoding.EncodeToString([]byte(s)) },
+	"base64URLDecode": func(s string) (string, error) { return decode(base64.URLEncoding, s) },
+	"base64URLEncode": func(s string) string { return base64.URLEncoding.EncodeToString([]byte(s)) },
+	"trim":            func(cutset, s string) string { return strings.Trim(s, cutset) },
+	"trimPrefix":      func(prefix, s string) string { return strings.TrimPrefix(s, prefix) },
+	"trimSuffix":      func(suffix, s string) string { return strings.TrimSuffix(s, suffix) },
+	"trimSpace":       strings.TrimSpace,
+	"indent":          indent,
 }
 
 // plain is an error of our own whose text holds no secret, so that it may be

@@ -20,6 +20,9 @@ type Lookup func(path string, kv int) (*Secret, error)
 type Renderer struct {
 	file config.File
 	tmpl *template.Template
+	// lookup is set while Render runs: between rounds nothing may hold on to
+	// the secrets of the last one.
+	lookup Lookup
 }
 
 // New parses the file's template, if it has one; see Check for its errors.
@@ -32,7 +35,7 @@ func New(f config.File) (*Renderer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("path %q: %w", f.Path, err)
 	}
-	r.tmpl = t
+	r.tmpl = t.Funcs(template.FuncMap{"secret": r.secret})
 	return r, nil
 }
 
@@ -48,18 +51,22 @@ func (r *Renderer) Render(lookup Lookup) (sealed.Value[[]byte], error) {
 		b, err := format(r.file, s)
 		return sealed.Of(b), err
 	}
-	r.tmpl.Funcs(functions(func(path string) (*View, error) {
-		s, err := lookup(path, 0)
-		if err != nil {
-			return nil, &lookupError{err}
-		}
-		return s.Reveal(), nil
-	}))
+	r.lookup = lookup
+	defer func() { r.lookup = nil }()
 	var b bytes.Buffer
 	if err := r.tmpl.Execute(&b, nil); err != nil {
 		return sealed.Value[[]byte]{}, clean(err)
 	}
 	return sealed.Of(b.Bytes()), nil
+}
+
+// secret is the template function of that name.
+func (r *Renderer) secret(path string) (*View, error) {
+	s, err := r.lookup(path, 0)
+	if err != nil {
+		return nil, &lookupError{err}
+	}
+	return s.Reveal(), nil
 }
 
 // lookupError carries an error of Lookup through the template's execution.

@@ -7,8 +7,10 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
+	"weak"
 
 	"github.com/latchkey-dev/latchkey/internal/config"
 )
@@ -166,6 +168,29 @@ func TestLookupErrorComesBack(t *testing.T) {
 			t.Errorf("%+v: got %v", f, err)
 		}
 	}
+}
+
+// Between rounds nothing holds on to what the last one read.
+func TestRendererForgetsSecrets(t *testing.T) {
+	r, err := New(config.File{Path: "f", Template: `{{ with secret "kv/app" }}{{ .Data.k }}{{ end }}`})
+	if err != nil {
+		t.Fatal(err)
+	}
+	read := func() weak.Pointer[Secret] {
+		s := NewSecret(View{Data: map[string]any{"k": "v"}}, false)
+		if _, err := r.Render(func(string, int) (*Secret, error) { return s, nil }); err != nil {
+			t.Fatal(err)
+		}
+		return weak.Make(s)
+	}
+	secret := read()
+	for range 3 {
+		runtime.GC()
+	}
+	if secret.Value() != nil {
+		t.Error("the secret is still in memory")
+	}
+	runtime.KeepAlive(r)
 }
 
 func TestSecretDoesNotPrint(t *testing.T) {
