@@ -105,7 +105,8 @@ func TestKubeletKilledWhileVaultIsDown(t *testing.T) {
 	s := aSpace(t)
 	up := stopVault(t)
 	s.Create(pod{name: "app", annotations: wants(s.Name), script: gated}.String())
-	s.WaitPod("app", "waiting with a running agent", harness.AgentRunning)
+	// The hook has just begun: the agent's status says nothing before its end.
+	s.WaitEvent("Pod", "app", "Started")
 	if err := suite.KillKubelet(); err != nil {
 		t.Fatal(err)
 	}
