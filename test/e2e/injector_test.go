@@ -15,6 +15,7 @@ import (
 	"time"
 
 	admissionv1 "k8s.io/api/admission/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/latchkey-dev/latchkey/test/harness"
@@ -140,24 +141,30 @@ func callInjector(ctx context.Context, body []byte) (*admissionv1.AdmissionRevie
 // too, brings it back.
 func removeWebhook(t *testing.T) (restore func()) {
 	t.Helper()
-	client := suite.Kube.AdmissionregistrationV1().MutatingWebhookConfigurations()
-	config, err := client.Get(t.Context(), harness.InjectorName, metav1.GetOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	restore = sync.OnceFunc(func() {
-		config.ResourceVersion, config.UID = "", ""
-		if _, err := client.Create(context.Background(), config, metav1.CreateOptions{}); err != nil {
-			t.Error(err)
-		}
-		waitInjecting(t, true)
-	})
+	restore = sync.OnceFunc(func() { reinstallWebhook(t) })
 	t.Cleanup(restore)
+	client := suite.Kube.AdmissionregistrationV1().MutatingWebhookConfigurations()
 	if err := client.Delete(t.Context(), harness.InjectorName, metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	waitInjecting(t, false)
 	return restore
+}
+
+// reinstallWebhook brings the webhook's configuration back as the chart has it.
+// Written by a test it would be the test's, and Helm would refuse to change it.
+func reinstallWebhook(t *testing.T) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), harness.Patience)
+	defer cancel()
+	err := suite.Kube.AdmissionregistrationV1().MutatingWebhookConfigurations().Delete(ctx, harness.InjectorName, metav1.DeleteOptions{})
+	if err == nil || apierrors.IsNotFound(err) {
+		err = suite.Install(ctx)
+	}
+	if err != nil {
+		t.Error(err)
+	}
+	waitInjecting(t, true)
 }
 
 // waitInjecting waits until the API server does, or does not, call the injector.

@@ -199,20 +199,12 @@ func recordInjector(t *testing.T) func() []call {
 	if err != nil {
 		t.Fatal(err)
 	}
-	before := config.Webhooks[0].ClientConfig
-	aim := func(at admissionregistrationv1.WebhookClientConfig) {
-		config, err := client.Get(context.Background(), harness.InjectorName, metav1.GetOptions{})
-		if err == nil {
-			config.Webhooks[0].ClientConfig = at
-			_, err = client.Update(context.Background(), config, metav1.UpdateOptions{})
-		}
-		if err != nil {
-			t.Error(err)
-		}
-	}
-	aim(recorder)
-	restore := sync.OnceFunc(func() { aim(before) })
+	restore := sync.OnceFunc(func() { reinstallWebhook(t) })
 	t.Cleanup(restore)
+	config.Webhooks[0].ClientConfig = recorder
+	if _, err := client.Update(t.Context(), config, metav1.UpdateOptions{}); err != nil {
+		t.Fatal(err)
+	}
 	waitDryRun(t, "default", "the recorder to be called", func(string) bool {
 		mu.Lock()
 		defer mu.Unlock()
