@@ -17,7 +17,7 @@ import (
 // held back, and starts by itself when it is over; a running app keeps its file.
 func TestFaultsOfVaultAreWaitedOut(t *testing.T) {
 	for name, fault := range map[string]faultproxy.Mode{
-		"slow":     {Fault: "slow", Delay: faultproxy.Duration(2 * time.Second)},
+		"slow":     {Fault: "slow", Delay: 2 * time.Second},
 		"cut":      {Fault: "cut"},
 		"refused":  {Fault: "refuse"},
 		"limited":  {Fault: "status", Status: http.StatusTooManyRequests, RetryAfter: 1},

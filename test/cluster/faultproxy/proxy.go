@@ -2,13 +2,12 @@
 // late, cuts connections, refuses them, or answers 429 or 503 itself.
 //
 // It ends TLS, so that it can speak HTTP to the agent; its certificate comes from the box's CA. The mode is changed while it
-// runs, by [Proxy.Set] or through the handler that [Proxy.Control] returns, and holds for all that comes after.
+// runs, by [Proxy.Set], and holds for all that comes after.
 package faultproxy
 
 import (
 	"context"
 	"crypto/tls"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log"
@@ -27,12 +26,12 @@ type Mode struct {
 	//   cut     close the connection instead of answering
 	//   refuse  accept no connection, and close those that are open
 	//   status  answer Status, with Vault's form of an error, without asking Vault
-	Fault      string   `json:"fault"`
-	Delay      Duration `json:"delay,omitzero"`
-	Status     int      `json:"status,omitempty"`
-	RetryAfter int      `json:"retryAfter,omitempty"` // seconds; 0: no such header
-	Path       string   `json:"path,omitempty"`       // only requests for this path; "" is all. Not with refuse
-	Count      int      `json:"count,omitempty"`      // only so many requests, then they pass; 0 is no limit. Not with refuse
+	Fault      string
+	Delay      time.Duration
+	Status     int
+	RetryAfter int    // seconds; 0: no such header
+	Path       string // only requests for this path; "" is all. Not with refuse
+	Count      int    // only so many requests, then they pass; 0 is no limit. Not with refuse
 }
 
 func (m Mode) validate() error {
@@ -40,7 +39,7 @@ func (m Mode) validate() error {
 	case "", "cut":
 	case "slow":
 		if m.Delay <= 0 {
-			return fmt.Errorf("fault slow with a delay of %s (want more than 0)", time.Duration(m.Delay))
+			return fmt.Errorf("fault slow with a delay of %s (want more than 0)", m.Delay)
 		}
 	case "refuse":
 		if m.Path != "" || m.Count != 0 {
@@ -54,19 +53,6 @@ func (m Mode) validate() error {
 		return fmt.Errorf("unknown fault %q (want slow, cut, refuse, status, or none)", m.Fault)
 	}
 	return nil
-}
-
-// A Duration is written as Go writes it, such as "1.5s".
-type Duration time.Duration
-
-// MarshalText implements encoding.TextMarshaler.
-func (d Duration) MarshalText() ([]byte, error) { return []byte(time.Duration(d).String()), nil }
-
-// UnmarshalText implements encoding.TextUnmarshaler.
-func (d *Duration) UnmarshalText(text []byte) error {
-	parsed, err := time.ParseDuration(string(text))
-	*d = Duration(parsed)
-	return err
 }
 
 // A Proxy forwards HTTP to one target.
@@ -208,7 +194,7 @@ func (p *Proxy) serve(w http.ResponseWriter, r *http.Request) {
 		if p.held != nil {
 			p.held()
 		}
-		if !hold(r.Context(), time.Duration(mode.Delay), changed) {
+		if !hold(r.Context(), mode.Delay, changed) {
 			return
 		}
 	}
@@ -226,35 +212,4 @@ func hold(ctx context.Context, delay time.Duration, changed <-chan struct{}) boo
 		return false
 	}
 	return true
-}
-
-// status is what Control answers.
-type status struct {
-	Mode
-	Requests int `json:"requests"`
-	Faulty   int `json:"faulty"`
-}
-
-// Control returns a handler that shows the mode and the counts (GET), or sets the mode (PUT, a Mode as JSON).
-func (p *Proxy) Control() http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.Method == http.MethodPut {
-			var m Mode
-			decoder := json.NewDecoder(r.Body)
-			decoder.DisallowUnknownFields()
-			err := decoder.Decode(&m)
-			if err == nil {
-				err = p.Set(m)
-			}
-			if err != nil {
-				http.Error(w, err.Error(), http.StatusBadRequest)
-				return
-			}
-		}
-		p.mu.Lock()
-		s := status{p.mode, p.requests, p.faulty}
-		p.mu.Unlock()
-		w.Header().Set("Content-Type", "application/json")
-		_ = json.NewEncoder(w).Encode(s) // the caller has gone
-	})
 }
