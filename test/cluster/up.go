@@ -7,13 +7,11 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"hash"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"os/exec"
-	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -369,27 +367,20 @@ func (b Box) healthy(ctx context.Context, r *record, fingerprint string) error {
 	return nil
 }
 
-// fingerprintOf names what a box is made of: the binaries, whose paths change with their content, and the manifests.
+// fingerprintOf names what a box is made of: the binaries, whose paths change with their content, and this program, which
+// holds their settings and the manifests.
 func fingerprintOf(parts map[string]string) (string, error) {
 	sum := sha256.New()
-	var lines []string
-	for name, path := range parts {
-		lines = append(lines, name+"="+path)
+	for _, name := range slices.Sorted(maps.Keys(parts)) {
+		fmt.Fprintln(sum, name, parts[name])
 	}
-	slices.Sort(lines)
-	fmt.Fprintln(sum, runtime.GOARCH, strings.Join(lines, "\n"))
-	err := fs.WalkDir(manifests, ".", func(path string, d fs.DirEntry, err error) error {
-		if err != nil || d.IsDir() {
-			return err
-		}
-		return hashFile(sum, path)
-	})
-	return hex.EncodeToString(sum.Sum(nil)), err
-}
-
-func hashFile(sum hash.Hash, path string) error {
-	data, err := manifests.ReadFile(path)
-	fmt.Fprintln(sum, filepath.Base(path), len(data))
-	sum.Write(data)
-	return err
+	program, err := os.Open("/proc/self/exe")
+	if err != nil {
+		return "", fmt.Errorf("reading this program: %w", err)
+	}
+	defer program.Close()
+	if _, err := io.Copy(sum, program); err != nil {
+		return "", fmt.Errorf("reading this program: %w", err)
+	}
+	return hex.EncodeToString(sum.Sum(nil)), nil
 }
