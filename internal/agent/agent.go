@@ -221,51 +221,15 @@ func (a *Agent) keepToken(ctx context.Context) error {
 
 // apply publishes what a round brought and returns when the next is due.
 func (a *Agent) apply(files []rendered, s *session) time.Duration {
-	var first *Problem
-	failed, wait, invalid, down := 0, false, false, false
-	var retryAfter time.Duration
+	o := a.assess(files, s)
+	if o.first != "" && !a.open {
+		a.setReason(o.first)
+		return a.fetchBackoff.next(a.started, o.retryAfter)
+	}
 	set := make([]volume.File, len(files))
 	for i, r := range files {
 		f := a.config.Files[i]
 		set[i] = volume.File{Path: f.Path, Mode: fs.FileMode(f.Mode), Content: r.content, Keep: r.err != nil}
-		about := "path " + f.Path
-		if r.err == nil {
-			a.solved(about)
-			continue
-		}
-		p := *problemOf(r.err)
-		if p.Everywhere || p.InvalidToken {
-			about, down = "Vault", true
-		} else {
-			p.Text = fmt.Sprintf("path %q: %s", f.Path, p.Text)
-		}
-		a.tell(about, &p)
-		if first == nil {
-			first = &p
-		}
-		failed++
-		wait = wait || !p.Act
-		invalid = invalid || p.InvalidToken
-		retryAfter = max(retryAfter, p.RetryAfter)
-		if s == a.session {
-			s.dead = s.dead || p.InvalidToken
-			if p.Denied && time.Since(s.LoggedIn) > loginInterval && time.Since(a.loginTried) > loginInterval {
-				a.relogin, a.loginTried = true, time.Now()
-			}
-		}
-	}
-	if !invalid {
-		a.deadBackoff.reset()
-	}
-	if !down {
-		a.solved("Vault")
-	}
-	if first != nil && !a.open {
-		if failed > 1 && !down {
-			first.Text = fmt.Sprintf("%s (and %d more)", first.Text, failed-1)
-		}
-		a.setReason(first.Text)
-		return a.fetchBackoff.next(a.started, retryAfter)
 	}
 	changed, err := a.volume.Publish(set)
 	if len(changed) > 0 {
@@ -284,17 +248,70 @@ func (a *Agent) apply(files []rendered, s *session) time.Duration {
 	}
 	a.solved("volume")
 	switch {
-	case down:
-		return a.fetchBackoff.next(a.started, retryAfter)
-	case wait:
+	case o.down:
+		return a.fetchBackoff.next(a.started, o.retryAfter)
+	case o.passing:
 		// The other files are read again no later than always.
-		return min(a.fetchBackoff.next(a.started, retryAfter), a.refreshIn())
+		return min(a.fetchBackoff.next(a.started, o.retryAfter), a.refreshIn())
 	}
 	a.fetchBackoff.reset()
 	if s == a.session {
 		a.retire()
 	}
 	return a.refreshIn()
+}
+
+// outcome is what the files of a round say together.
+type outcome struct {
+	first      string // why the app's start has to wait, or ""
+	down       bool   // every call would fail: Vault, the way to it, or the token
+	passing    bool   // some file's problem is expected to pass
+	retryAfter time.Duration
+}
+
+// assess tells of a round's problems and draws the conclusions for the token
+// that it ran under.
+func (a *Agent) assess(files []rendered, s *session) (o outcome) {
+	failed, invalid := 0, false
+	for i, r := range files {
+		at := a.config.Files[i].Path
+		about := "path " + at
+		if r.err == nil {
+			a.solved(about)
+			continue
+		}
+		p := *problemOf(r.err)
+		switch {
+		case !p.Everywhere && !p.InvalidToken:
+			p.Text = fmt.Sprintf("path %q: %s", at, p.Text)
+			a.tell(about, &p)
+		case !o.down:
+			o.down = true
+			a.tell("Vault", &p)
+		}
+		if failed == 0 {
+			o.first = p.Text
+		}
+		failed++
+		invalid = invalid || p.InvalidToken
+		o.passing = o.passing || !p.Act
+		o.retryAfter = max(o.retryAfter, p.RetryAfter)
+		if p.Denied && s == a.session && time.Since(s.LoggedIn) > loginInterval && time.Since(a.loginTried) > loginInterval {
+			a.relogin, a.loginTried = true, time.Now()
+		}
+	}
+	if failed > 1 && !o.down {
+		o.first = fmt.Sprintf("%s (and %d more)", o.first, failed-1)
+	}
+	if !o.down {
+		a.solved("Vault")
+	}
+	if !invalid {
+		a.deadBackoff.reset()
+	} else if s == a.session {
+		s.dead = true
+	}
+	return o
 }
 
 func (a *Agent) openGate() error {

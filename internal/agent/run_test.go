@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"fmt"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -176,6 +177,34 @@ func TestEndWhileARoundHangs(t *testing.T) {
 	}
 }
 
+// SIGTERM before there is a token, whatever the login is waiting for.
+func TestTerminatedBeforeLogin(t *testing.T) {
+	for name, fault := range map[string]func(http.ResponseWriter, *http.Request) bool{
+		"hangs":  hang,
+		"sealed": says(503, nil, `{"errors":["Vault is sealed"]}`),
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := newPod(t, env("db.env", "kv/app"))
+				p.vault.fault = fault
+				c := p.start()
+				after(5 * time.Second)
+				began := time.Now()
+				if err := c.terminate(); err != nil || time.Since(began) != 0 {
+					t.Errorf("ended after %s: %v", time.Since(began), err)
+				}
+				if n := count(p.vault.taken(), callEnd); n != 0 {
+					t.Errorf("%d revocations of no token", n)
+				}
+				// Nothing was published, so the next start is a first one.
+				if _, err := os.Stat(filepath.Join(p.dir, "private", "revoked")); !os.IsNotExist(err) {
+					t.Errorf("a note of a revocation: %v", err)
+				}
+			})
+		})
+	}
+}
+
 // A token that cannot be renewed now still reads: an agent that was started
 // again goes on as if it had not been.
 func TestRestartWhileRenewalFails(t *testing.T) {
@@ -200,6 +229,41 @@ func TestRestartWhileRenewalFails(t *testing.T) {
 		after(2 * time.Hour)
 		if p.vault.minted < 2 || p.vault.minted > 4 {
 			t.Errorf("%d tokens in two hours of tokens that live for one", p.vault.minted)
+		}
+		c.terminate()
+	})
+}
+
+// However many secrets a pod reads, and in whatever order, an outage is told
+// of once by each who notices, and so is its end.
+func TestOutageIsToldOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var files []config.File
+		for i := range 12 {
+			files = append(files, env(fmt.Sprint("file", i), fmt.Sprint("kv/s", i)))
+		}
+		p := newPod(t, files...)
+		for i := range files {
+			v2(p.vault, fmt.Sprint("kv/data/s", i), map[string]any{"a": "b"})
+		}
+		c := p.start()
+		after(time.Second)
+		p.wantReady()
+		p.vault.set(func() { p.vault.cut = true })
+		after(40 * time.Minute)
+		p.vault.set(func() { p.vault.cut = false })
+		after(10 * time.Minute)
+		told, ended := 0, 0
+		for line := range strings.Lines(p.logs.String()) {
+			if strings.Contains(line, `"level":"WARN"`) || strings.Contains(line, `"level":"ERROR"`) {
+				told++
+			}
+			if strings.Contains(line, "works again") {
+				ended++
+			}
+		}
+		if told != 2 || ended != 2 {
+			t.Errorf("told of %d times, of the end %d times", told, ended)
 		}
 		c.terminate()
 	})

@@ -146,7 +146,7 @@ func (r *round) read(at location) (*render.Secret, error) {
 	s, err := r.session.secrets.Logical().ReadWithDataWithContext(watch(r.ctx, e), at.path, at.query)
 	switch {
 	case err != nil:
-		p := r.failed(classify(doing, err, e))
+		p := r.failed(doing, err, e)
 		if p.Denied {
 			p.Text += fmt.Sprintf(" (a policy of role %q must allow read on it)", r.agent.config.Vault.Auth.Role)
 		}
@@ -181,8 +181,12 @@ func (r *round) isDown() *Problem {
 	return r.down
 }
 
-func (r *round) failed(p *Problem) *Problem {
+// failed classifies the failure of a call. One that all others would meet as
+// well reads the same whichever call met it, so that it is told of once.
+func (r *round) failed(doing string, err error, e *exchange) *Problem {
+	p := classify(doing, err, e)
 	if p.Everywhere || p.InvalidToken {
+		p.Text = "asking " + r.agent.config.Vault.Address + strings.TrimPrefix(p.Text, doing)
 		r.mu.Lock()
 		r.down = p
 		r.mu.Unlock()
@@ -235,7 +239,7 @@ func (r *round) mountOf(p string) (mount, error) {
 	e := &exchange{}
 	s, err := r.session.secrets.Logical().ReadWithContext(watch(r.ctx, e), "sys/internal/ui/mounts/"+p)
 	if err != nil {
-		problem := r.failed(classify(doing, err, e))
+		problem := r.failed(doing, err, e)
 		if problem.Denied {
 			problem.Text += fmt.Sprintf(" (no such mount, or no policy of role %q allows anything on it)", r.agent.config.Vault.Auth.Role)
 		}
