@@ -188,6 +188,21 @@ defaults: {mountPath: /elsewhere, refresh: 1h, startTimeout: 1h, resources: {req
 			denied(t, c, mount(c.req.Object, "latchkey-secrets", "out", true))
 			denied(t, c, mount(c.req.Object, "latchkey-identity", "", true))
 		}
+		denied(t, c, bytes.Replace(mount(patched, "latchkey-secrets", "out", true), []byte(`"subPath":"out"`), []byte(`"subPath":"out","subPathExpr":"$(X)"`), -1))
+		// Volumes of ours that are something else, or not there.
+		for _, name := range []string{"latchkey-identity", "latchkey-secrets"} {
+			for _, other := range []map[string]any{{"name": name, "hostPath": map[string]any{"path": "/"}}, {"name": "other"}} {
+				denied(t, c, edit(t, patched, func(pod map[string]any) {
+					volumes := pod["spec"].(map[string]any)["volumes"].([]any)
+					for i := range volumes {
+						if volumes[i].(map[string]any)["name"] == name {
+							volumes[i] = other
+						}
+					}
+				}))
+			}
+		}
+		denied(t, c, bytes.ReplaceAll(patched, []byte(`\"address\": `), []byte(`\"addr\": `)))
 		denied(t, c, edit(t, patched, func(pod map[string]any) {
 			for _, item := range pod["spec"].(map[string]any)["initContainers"].([]any) {
 				if ct := item.(map[string]any); ct["name"] == "latchkey-agent" {
