@@ -98,6 +98,14 @@ func (c *Cluster) Install(ctx context.Context) error {
 	if err := c.Helm(ctx, args...); err != nil {
 		return err
 	}
+	// A replica of the old build serves on for a while after it was told to end.
+	d, err := c.Kube.AppsV1().Deployments(InstallNamespace).Get(ctx, InjectorName, metav1.GetOptions{})
+	if err != nil {
+		return fmt.Errorf("looking at the injector: %w", err)
+	}
+	if err := c.waitPods(ctx, InstallNamespace, d.Spec.Selector, int(*d.Spec.Replicas)); err != nil {
+		return err
+	}
 	return c.waitServing(ctx)
 }
 
