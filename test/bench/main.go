@@ -113,58 +113,85 @@ func manifest(name string, files int) string {
 	return b.String()
 }
 
-// podStart takes pods in turn, so that what else the machine does meets both.
+// A kind of pod, by the files that it wants, and what was measured of it.
+type kind struct {
+	files     int
+	firstLine []time.Duration // from the pod's creation to its app's first line
+	ready     []time.Duration // from the agent's start to its files
+}
+
+// podStart takes pods in turn, so that what else the machine does meets all kinds.
 func (b *bench) podStart(ctx context.Context) error {
-	var bare, one, ten []time.Duration
+	bare, one, ten := &kind{}, &kind{files: 1}, &kind{files: 10}
 	for i := range runs {
 		fmt.Fprintf(os.Stderr, "starting pods, round %d of %d\n", i+1, runs)
-		for _, kind := range []struct {
-			files int
-			times *[]time.Duration
-		}{{0, &bare}, {1, &one}, {10, &ten}} {
-			took, err := b.firstLine(ctx, fmt.Sprintf("start-%d-%d", kind.files, i), kind.files)
-			if err != nil {
+		for _, k := range []*kind{bare, one, ten} {
+			if err := b.start(ctx, fmt.Sprintf("start-%d-%d", k.files, i), k); err != nil {
 				return err
 			}
-			*kind.times = append(*kind.times, took)
 		}
 	}
 	show := func(what string, times []time.Duration) {
 		figure(what, fmt.Sprintf("%s  (%s to %s)", ms(median(times)), ms(slices.Min(times)), ms(slices.Max(times))))
 	}
-	show(fmt.Sprintf("pod created to the app's first line, bare, median of %d", runs), bare)
-	show("… with one file", one)
-	show("… with ten files", ten)
-	figure("overhead of one file", ms(median(one)-median(bare)))
+	show(fmt.Sprintf("pod created to the app's first line, bare, median of %d", runs), bare.firstLine)
+	show("… with one file", one.firstLine)
+	show("… with ten files", ten.firstLine)
+	figure("overhead of one file", ms(median(one.firstLine)-median(bare.firstLine)))
+	show("agent started to its one file published", one.ready)
+	show("… to its ten files", ten.ready)
 	return nil
 }
 
-// firstLine is the time from the pod's creation to its app's first line, as
-// the container runtime stamped it.
-func (b *bench) firstLine(ctx context.Context, name string, files int) (time.Duration, error) {
+// start starts a pod and adds to its kind what the container runtime and the
+// agent stamped.
+func (b *bench) start(ctx context.Context, name string, k *kind) error {
 	began := time.Now()
-	if _, err := b.Create(ctx, namespace, manifest(name, files), false); err != nil {
-		return 0, fmt.Errorf("creating pod %s: %w", name, err)
+	if _, err := b.Create(ctx, namespace, manifest(name, k.files), false); err != nil {
+		return fmt.Errorf("creating pod %s: %w", name, err)
 	}
 	if _, err := b.WaitPod(ctx, namespace, name, "ready", harness.Ready); err != nil {
-		return 0, err
+		return err
 	}
 	if _, err := b.WaitLog(ctx, namespace, name, "app", "started"); err != nil {
-		return 0, err
+		return err
 	}
 	log, err := b.Kube.CoreV1().Pods(namespace).GetLogs(name, &corev1.PodLogOptions{Container: "app", Timestamps: true}).DoRaw(ctx)
 	if err != nil {
-		return 0, fmt.Errorf("reading the log of %s: %w", name, err)
+		return fmt.Errorf("reading the log of %s: %w", name, err)
 	}
 	stamp, _, _ := strings.Cut(string(log), " ")
 	at, err := time.Parse(time.RFC3339Nano, stamp)
 	if err != nil {
-		return 0, fmt.Errorf("reading the time of the first line of %s: %w", name, err)
+		return fmt.Errorf("reading the time of the first line of %s: %w", name, err)
+	}
+	k.firstLine = append(k.firstLine, at.Sub(began))
+	if k.files > 0 {
+		ready, err := b.agentReady(ctx, name)
+		if err != nil {
+			return err
+		}
+		k.ready = append(k.ready, ready)
 	}
 	if err := b.Kube.CoreV1().Pods(namespace).Delete(ctx, name, metav1.DeleteOptions{}); err != nil {
-		return 0, fmt.Errorf("deleting pod %s: %w", name, err)
+		return fmt.Errorf("deleting pod %s: %w", name, err)
 	}
-	return at.Sub(began), b.WaitGone(ctx, namespace, name)
+	return b.WaitGone(ctx, namespace, name)
+}
+
+// agentReady is what the agent's log says of its start.
+func (b *bench) agentReady(ctx context.Context, pod string) (time.Duration, error) {
+	log, err := b.WaitLog(ctx, namespace, pod, "latchkey-agent", `"ready"`)
+	if err != nil {
+		return 0, err
+	}
+	for text := range strings.Lines(log) {
+		var line struct{ Msg, After string }
+		if json.Unmarshal([]byte(text), &line) == nil && line.Msg == "ready" {
+			return time.ParseDuration(line.After)
+		}
+	}
+	return 0, fmt.Errorf("the agent's log of %s does not say when it was ready:\n%s", pod, log)
 }
 
 // memory looks at an agent with ten files that has come to rest. It needs the
