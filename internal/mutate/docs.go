@@ -4,6 +4,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"strings"
+
+	"github.com/latchkey-dev/latchkey/internal/render"
 )
 
 // annotationsIntro begins the generated page.
@@ -30,6 +32,24 @@ message names every mistake at once; an annotation below ` + "`" + Prefix + "`" 
 
 `
 
+// templatesSection takes the names of the functions.
+const templatesSection = `
+YAML aliases are refused.
+
+## Templates
+
+` + "```yaml" + `
+- path: app.conf
+  template: |
+    {{ with secret "kv/data/payments" }}password={{ .Data.data.password }}{{ end }}
+` + "```" + `
+
+Beside text/template's own functions there are
+%s,
+with the arguments and results that they have in Vault Agent. As there, ` + "`secret`" + ` gives a KV version 2 secret's own keys below
+` + "`.Data.data`" + `. A field that the secret lacks is an error, and the file keeps its last content.
+`
+
 // AnnotationsMarkdown is docs/annotations.md.
 func AnnotationsMarkdown() string {
 	var b strings.Builder
@@ -45,14 +65,15 @@ func AnnotationsMarkdown() string {
 	for _, r := range table {
 		line("`"+Prefix+r.name+"`", r.typ, r.def, r.doc)
 	}
-	b.WriteString("\nThe platform's operator can set other defaults.\n\n## Entries of `files`\n\n" +
+	fmt.Fprintf(&b, "\nThe platform's operator can set other defaults. The injector adds `%s` for people\nand metrics to see; nothing is decided by it.\n", StatusAnnotation)
+	b.WriteString("\n## Entries of `files`\n\n" +
 		"Each entry is one file: a template, or one secret in a ready-made format.\n\n")
 	line("Key", "Value", "Meaning")
 	line("---", "---", "---")
 	for _, k := range fileKeys {
 		line("`"+k.name+"`", k.typ, k.doc)
 	}
-	fmt.Fprintf(&b, "\nThe injector adds `%s` for people and metrics to see; nothing is decided by it.\n", StatusAnnotation)
+	fmt.Fprintf(&b, templatesSection, "`"+strings.Join(render.Functions(), "`, `")+"`")
 	return b.String()
 }
 

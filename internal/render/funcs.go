@@ -4,6 +4,8 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"errors"
+	"maps"
+	"slices"
 	"strings"
 	"text/template"
 )
@@ -24,6 +26,9 @@ var functions = template.FuncMap{
 	"trimSpace":       strings.TrimSpace,
 	"indent":          indent,
 }
+
+// Functions are the names of the template functions beside text/template's own.
+func Functions() []string { return slices.Sorted(maps.Keys(functions)) }
 
 // plain is an error of our own whose text holds no secret, so that it may be
 // shown as it is.
