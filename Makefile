@@ -32,7 +32,7 @@ help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 build: ## Build the programs into bin/
-	$(STILL) go build -ldflags '$(LDFLAGS)' -o bin/ $(PROGRAMS:%=./cmd/%)
+	@$(STILL) go build -ldflags '$(LDFLAGS)' -o bin/ $(PROGRAMS:%=./cmd/%)
 
 unit: ## Run the tests that need neither root nor a cluster
 	$(STILL) go vet ./... && $(STILL) go test ./...
@@ -46,7 +46,7 @@ e2e: root load ## Run the end-to-end suite on a real Kubernetes with a real Vaul
 	cd test && $(STILL) go test $(SUITE) -exec '$(INSIDE)' ./e2e $(ARGS)
 
 demo: root build load ## Show an annotated pod that reads a secret from Vault (root)
-	cd test && $(STILL) go build -o ../bin/demo ./demo
+	@cd test && $(STILL) go build -o ../bin/demo ./demo
 	@$(INSIDE) bin/demo
 
 bench: root load ## Measure what Latchkey costs (root)
@@ -60,7 +60,7 @@ lint: ## Check the format, and run staticcheck on every module
 	cd tools && $(STILL) go tool staticcheck ./...
 
 images: ## Build the container images into dist/, without Docker
-	cd tools && $(STILL) go build -o ../bin/images ./images
+	@cd tools && $(STILL) go build -o ../bin/images ./images
 	@for arch in $(ARCHES); do for program in $(PROGRAMS); do \
 	  GOOS=linux GOARCH=$$arch $(STILL) go build -ldflags '$(LDFLAGS)' -o dist/$$arch/$$program ./cmd/$$program && \
 	  bin/images -o dist/$$arch/latchkey-$$program.tar -name latchkey-$$program:$(VERSION) -arch $$arch \

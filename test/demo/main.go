@@ -98,7 +98,7 @@ func (d *demo) prepare(ctx context.Context) error {
 	if err := d.put(ctx, "first"); err != nil {
 		return err
 	}
-	d.command("vault write auth/kubernetes/role/%s bound_service_account_names=shop \\\n    bound_service_account_namespaces=demo audience=vault token_policies=%s", role, role)
+	d.command("vault write auth/kubernetes/role/%s bound_service_account_names=shop \\\n  bound_service_account_namespaces=demo audience=vault token_policies=%s", role, role)
 	if err := d.WriteRole(ctx, cluster.Role{
 		Name: role, Namespaces: []string{namespace}, ServiceAccounts: []string{app}, Audience: harness.Audience,
 		Policy: `path "kv/data/demo/db" { capabilities = ["read"] }`, TTL: time.Hour,

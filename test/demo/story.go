@@ -42,7 +42,8 @@ func (s *story) chapter(title string) {
 }
 
 func (s *story) command(format string, args ...any) {
-	fmt.Fprintf(s.out, "   %s %s\n", s.style(dim, "$"), fmt.Sprintf(format, args...))
+	text := strings.ReplaceAll(fmt.Sprintf(format, args...), "\n", "\n     ")
+	fmt.Fprintf(s.out, "   %s %s\n", s.style(dim, "$"), text)
 }
 
 func (s *story) line(format string, args ...any) {
@@ -59,6 +60,7 @@ func (s *story) code(text string) {
 	for line := range strings.Lines(text) {
 		fmt.Fprintf(s.out, "   %s %s", s.style(dim, "│"), line)
 	}
+	fmt.Fprintln(s.out)
 }
 
 // diff is code whose lines begin with "+" or "-".
@@ -73,6 +75,7 @@ func (s *story) diff(text string) {
 		}
 		fmt.Fprintf(s.out, "   %s %s\n", s.style(dim, "│"), line)
 	}
+	fmt.Fprintln(s.out)
 }
 
 func (s *story) end(text string) { fmt.Fprintf(s.out, "\n%s\n", text) }
