@@ -92,7 +92,7 @@ func TestVaultDownAtStart(t *testing.T) {
 	s.Create(pod{name: "app", annotations: wants(s.Name), script: gated}.String())
 	s.WaitPod("app", "waiting with a running agent", harness.AgentRunning)
 	stillHeld(s, 20*time.Second, "app")
-	if log := s.Logs("app", "latchkey-agent"); !strings.Contains(log, "vault.vault.svc") {
+	if log := s.Logs("app", "latchkey-agent"); !strings.Contains(log, suite.VaultAddr) {
 		t.Errorf("the agent's log does not name the server that it cannot reach:\n%s", log)
 	}
 	up()
