@@ -66,9 +66,6 @@ func (v *Volume) Publish(files []File) (changed []string, err error) {
 	return changed, nil
 }
 
-// Empty reports whether no set was ever published here.
-func (v *Volume) Empty() bool { return v.currentSet() == "" }
-
 // Has reports whether a file is published at path.
 func (v *Volume) Has(p string) bool { return v.has(v.currentSet(), p) }
 
