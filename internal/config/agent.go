@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 )
 
@@ -36,13 +37,35 @@ const (
 	TerminationLog = "/dev/termination-log"
 )
 
+// The lifecycles of Agent.Lifecycle.
+const (
+	// Native is a native sidecar that holds the app back until the first files
+	// are published.
+	Native = "native"
+	// Init publishes once, before the app starts, and ends.
+	Init = "init"
+	// Sidecar is Native without holding the app back.
+	Sidecar = "sidecar"
+)
+
 // Agent is the agent's whole configuration.
 type Agent struct {
 	// Version of this contract; see the constant of the same name.
-	Version int   `json:"version"`
-	Vault   Vault `json:"vault"`
+	Version int `json:"version"`
+	// Lifecycle is Native, which is also what empty means, Init or Sidecar.
+	Lifecycle string `json:"lifecycle,omitempty"`
+	Vault     Vault  `json:"vault"`
 	// Files to publish, in the order in which the pod's author named them.
-	Files []File `json:"files"`
+	Files []File `json:"files,omitempty"`
+	// TokenFile publishes the Vault token itself, for apps that want it.
+	TokenFile *TokenFile `json:"tokenFile,omitempty"`
+	// Notify lists whom to tell of each publication but the first that changed
+	// bytes.
+	Notify []Notification `json:"notify,omitempty"`
+	// RevokeOnExit says whether the token is revoked when the agent ends. None
+	// leaves it to the lifecycle: Native and Sidecar revoke, unless there is a
+	// TokenFile; Init revokes where nothing had a lease.
+	RevokeOnExit *bool `json:"revokeOnExit,omitempty"`
 	// Refresh is how long an unleased secret is trusted before it is read again.
 	Refresh Duration `json:"refresh"`
 	// StartTimeout bounds the wait for the first publication; then the agent
@@ -61,6 +84,16 @@ type Vault struct {
 	CAFile string `json:"caFile,omitempty"`
 	// TLSServerName replaces the address's host in certificate checks.
 	TLSServerName string `json:"tlsServerName,omitempty"`
+	// ClientCert and ClientKey are the paths of PEM files with which the agent
+	// shows the server who it is; both or neither.
+	ClientCert string `json:"clientCert,omitempty"`
+	ClientKey  string `json:"clientKey,omitempty"`
+	// Proxy is the URL of an HTTP proxy, without credentials.
+	Proxy string `json:"proxy,omitempty"`
+	// Timeout bounds one call, from dialling to the last byte; 0 is 20 s.
+	Timeout Duration `json:"timeout,omitzero"`
+	// Headers are sent with each call. They hold no credentials.
+	Headers map[string]string `json:"headers,omitempty"`
 	// Namespace of the secrets (Vault Enterprise, OpenBao).
 	Namespace string `json:"namespace,omitempty"`
 	Auth      Auth   `json:"auth"`
@@ -83,23 +116,48 @@ type Auth struct {
 	TokenPath string `json:"tokenPath"`
 }
 
-// File is one file to publish: a template, or a secret in a ready-made format.
+// File is one entry of what to publish: a template, a secret in a ready-made
+// format, or several files from one secret's answer, which change together.
 type File struct {
-	// Path below the mount path: slash-separated, relative, clean.
+	// Path below the mount path: slash-separated, relative, clean. With Files
+	// it is the directory in which they lie.
 	Path string `json:"path"`
-	// Template is a text/template. It excludes Secret, Format, Key and KV.
+	// Template is a text/template. It excludes what is about a secret.
 	Template string `json:"template,omitempty"`
 	// Secret is the API path to read; on a KV v2 mount "kv/app" and
 	// "kv/data/app" are the same secret.
 	Secret string `json:"secret,omitempty"`
-	// Format is one of the Format constants.
+	// Data makes a write of it, with these parameters: scalars and lists of
+	// them. It lies in the pod's spec, so it holds no secrets.
+	Data map[string]any `json:"data,omitempty"`
+	// Format is one of the Format constants. It excludes Files.
 	Format string `json:"format,omitempty"`
 	// Key is the one key that FormatRaw writes.
 	Key string `json:"key,omitempty"`
+	// Files maps names of files below Path to the keys whose exact bytes they
+	// hold.
+	Files map[string]string `json:"files,omitempty"`
 	// KV is the version of the KV engine at Secret, 1 or 2; 0 asks Vault.
 	KV int `json:"kv,omitempty"`
-	// Mode is the file's permission bits.
+	// Mode is the permission bits of each file of the entry.
 	Mode Mode `json:"mode"`
+	// Optional entries are left out while their secret does not exist.
+	Optional bool `json:"optional,omitempty"`
+	// Refresh replaces Agent.Refresh for this entry; 0 does not.
+	Refresh Duration `json:"refresh,omitzero"`
+}
+
+// Paths are the files of the entry, sorted.
+func (f *File) Paths() []string {
+	if len(f.Files) == 0 {
+		return []string{f.Path}
+	}
+	paths := make([]string, 0, len(f.Files))
+	for name := range f.Files {
+		paths = append(paths, f.Path+"/"+name)
+	}
+	slices.Sort(paths)
+	return paths
 }
 
 // The formats of File.Format.
@@ -108,6 +166,48 @@ const (
 	FormatJSON = "json" // sorted, indented, with a final newline
 	FormatRaw  = "raw"  // the exact bytes of one key
 )
+
+// TokenFile is a published file that holds the agent's Vault token.
+type TokenFile struct {
+	// Path below the mount path, as that of a File.
+	Path string `json:"path"`
+	// Format is TokenRaw, which is also what empty means, or TokenJSON.
+	Format string `json:"format,omitempty"`
+	Mode   Mode   `json:"mode"`
+}
+
+// The formats of TokenFile.Format.
+const (
+	TokenRaw  = "raw"  // the token alone, without a newline
+	TokenJSON = "json" // clientToken, accessor, leaseDuration (seconds), renewable, vaultAddr
+)
+
+// Notification is one way to tell the app that its files have changed: exactly
+// one of the fields is set.
+type Notification struct {
+	HTTP   *HTTPRequest   `json:"http,omitempty"`
+	Signal *ProcessSignal `json:"signal,omitempty"`
+}
+
+// HTTPRequest is sent to a port of the pod; any status of 2xx is success.
+type HTTPRequest struct {
+	// URL with http or https and a loopback host.
+	URL string `json:"url"`
+	// Method is POST where it is empty.
+	Method string `json:"method,omitempty"`
+}
+
+// ProcessSignal is sent to every process of a name. Pods need
+// shareProcessNamespace for it, and the process the agent's user.
+type ProcessSignal struct {
+	// Process is the name of its executable, without directories.
+	Process string `json:"process"`
+	// Signal is a name of Signals; empty is SIGHUP.
+	Signal string `json:"signal,omitempty"`
+}
+
+// Signals are those that a program can be asked to reload by.
+var Signals = []string{"SIGHUP", "SIGUSR1", "SIGUSR2", "SIGTERM", "SIGINT", "SIGQUIT", "SIGWINCH"}
 
 // Log says how the agent logs.
 type Log struct {
@@ -132,6 +232,7 @@ func Decode(data []byte) (*Agent, error) {
 	}
 	dec := json.NewDecoder(bytes.NewReader(data))
 	dec.DisallowUnknownFields()
+	dec.UseNumber() // in File.Data; elsewhere it changes nothing
 	var a Agent
 	if err := dec.Decode(&a); err != nil {
 		return nil, fmt.Errorf("decoding agent configuration: %w", err)

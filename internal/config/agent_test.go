@@ -1,6 +1,7 @@
 package config
 
 import (
+	"encoding/json"
 	"reflect"
 	"strings"
 	"testing"
@@ -10,16 +11,26 @@ import (
 
 func valid() *Agent {
 	return &Agent{
-		Version: Version,
-		Vault: Vault{Address: "https://vault.vault.svc:8200", Namespace: "team", Auth: Auth{
-			Method: "kubernetes", Mount: "kubernetes", Role: "payments", Audience: "vault", TokenPath: TokenPath,
-		}},
+		Version:   Version,
+		Lifecycle: Sidecar,
+		Vault: Vault{Address: "https://vault.vault.svc:8200", Namespace: "team", Proxy: "http://proxy:3128", Timeout: Duration(time.Minute),
+			ClientCert: "/tls/tls.crt", ClientKey: "/tls/tls.key", Headers: map[string]string{"X-Team": "shop"}, Auth: Auth{
+				Method: "kubernetes", Mount: "kubernetes", Role: "payments", Audience: "vault", TokenPath: TokenPath,
+			}},
 		Files: []File{
 			{Path: "db.env", Secret: "kv/app", Format: FormatEnv, KV: 2, Mode: 0o400},
 			{Path: "tls/key", Secret: "kv/app", Format: FormatRaw, Key: "key", Mode: 0o440},
-			{Path: "conf", Template: "$$ $(HOME) <&> \u2028 {{ . }}", Mode: 0o444},
+			{Path: "conf", Template: "$$ $(HOME) <&> \u2028 {{ . }}", Mode: 0o444, Optional: true},
+			{Path: "pki", Secret: "pki/issue/web", Data: map[string]any{"common_name": "web", "ttl": json.Number("3600"), "alt_names": []any{"a", "b"}},
+				Files: map[string]string{"tls.crt": "certificate", "ca/ca.crt": "issuing_ca"}, Mode: 0o444, Refresh: Duration(time.Hour)},
 		},
-		Refresh: Duration(5 * time.Minute), StartTimeout: Duration(2 * time.Minute),
+		TokenFile: &TokenFile{Path: "token", Format: TokenJSON, Mode: 0o400},
+		Notify: []Notification{
+			{HTTP: &HTTPRequest{URL: "http://127.0.0.1:8080/-/reload", Method: "PUT"}},
+			{Signal: &ProcessSignal{Process: "nginx", Signal: "SIGHUP"}},
+		},
+		RevokeOnExit: new(bool),
+		Refresh:      Duration(5 * time.Minute), StartTimeout: Duration(2 * time.Minute),
 		Log: Log{Level: "debug", Format: "text"},
 	}
 }
@@ -90,7 +101,7 @@ func TestValidate(t *testing.T) {
 		{"mount", func(a *Agent) { a.Vault.Auth.Mount = "auth/" }, `vault.auth.mount: "auth/"`},
 		{"role", func(a *Agent) { a.Vault.Auth.Role = "" }, `vault.auth.role: empty`},
 		{"token path", func(a *Agent) { a.Vault.Auth.TokenPath = "token" }, `vault.auth.tokenPath: "token" (an absolute path)`},
-		{"no files", func(a *Agent) { a.Files = nil }, `files: empty`},
+		{"no files", func(a *Agent) { a.Files, a.TokenFile = nil, nil }, `files: empty`},
 		{"mode", func(a *Agent) { a.Files[0].Mode = 0 }, `files[0]: "db.env" has mode 0000 or none`},
 		{"refresh", func(a *Agent) { a.Refresh = Duration(time.Second) }, `refresh: 1s (at least 5s)`},
 		{"start timeout", func(a *Agent) { a.StartTimeout = 0 }, `startTimeout: 0s (at least 1s)`},
@@ -107,6 +118,38 @@ func TestValidate(t *testing.T) {
 		{"env with key", func(a *Agent) { a.Files[0].Key = "x" }, `files[0]: "db.env" has key "x" with format env`},
 		{"kv", func(a *Agent) { a.Files[0].KV = 3 }, `files[0]: "db.env" has kv 3`},
 		{"secret", func(a *Agent) { a.Files[0].Secret = "../sys" }, `files[0]: "db.env" has secret "../sys"`},
+		{"lifecycle", func(a *Agent) { a.Lifecycle = "daemon" }, `lifecycle: "daemon" (native, init, sidecar)`},
+		{"half a client certificate", func(a *Agent) { a.Vault.ClientKey = "" }, `vault.clientCert: clientCert and clientKey belong together`},
+		{"proxy password", func(a *Agent) { a.Vault.Proxy = "http://u:hunter2@proxy" }, `vault.proxy: holds credentials`},
+		{"proxy", func(a *Agent) { a.Vault.Proxy = "proxy:3128" }, `vault.proxy: "proxy:3128" has no scheme and host`},
+		{"timeout", func(a *Agent) { a.Vault.Timeout = 1 }, `vault.timeout: 1ns (at least 1s)`},
+		{"header", func(a *Agent) { a.Vault.Headers = map[string]string{"a b": ""} }, `vault.headers: "a b" is no name of a header`},
+		{"header with credentials", func(a *Agent) { a.Vault.Headers = map[string]string{"authorization": "hunter2"} }, `vault.headers: "authorization" would hold credentials`},
+		{"header of ours", func(a *Agent) { a.Vault.Headers = map[string]string{"x-vault-token": "hunter2"} }, `vault.headers: "x-vault-token" is set by the agent`},
+		{"header of two lines", func(a *Agent) { a.Vault.Headers = map[string]string{"X-A": "a\nb"} }, `vault.headers: "X-A" has a value with control characters`},
+		{"template and data", func(a *Agent) { a.Files[2].Data = map[string]any{"a": "b"} }, `files[2]: "conf" has data beside template`},
+		{"template and files", func(a *Agent) { a.Files[2].Files = map[string]string{"a": "b"} }, `files[2]: "conf" has files beside template`},
+		{"files and format", func(a *Agent) { a.Files[3].Format = FormatEnv }, `files[3]: "pki" has files beside format or key`},
+		{"empty files", func(a *Agent) { a.Files[3].Files = map[string]string{} }, `files[3]: "pki" has no files`},
+		{"file outside", func(a *Agent) { a.Files[3].Files = map[string]string{"../x": "k"} }, `files[3]: "pki": files: path "../x" is not allowed`},
+		{"file without key", func(a *Agent) { a.Files[3].Files = map[string]string{"x": ""} }, `files[3]: "pki": files: "x" has no key`},
+		{"file of another entry", func(a *Agent) { a.Files[0].Path = "pki/tls.crt" }, `files: path "pki/tls.crt" stands more than once`},
+		{"data", func(a *Agent) { a.Files[3].Data["ttl"] = map[string]any{} }, `files[3]: "pki" has data with a map or nothing at "ttl"`},
+		{"data and kv", func(a *Agent) { a.Files[3].KV = 1 }, `files[3]: "pki" has kv beside data`},
+		{"entry's refresh", func(a *Agent) { a.Files[0].Refresh = 1 }, `files[0]: "db.env" has refresh 1ns (at least 5s)`},
+		{"token's path", func(a *Agent) { a.TokenFile.Path = "/token" }, `tokenFile: path "/token" is not allowed`},
+		{"token's format", func(a *Agent) { a.TokenFile.Format = "xml" }, `tokenFile: "token" has format "xml" (raw, json)`},
+		{"token's mode", func(a *Agent) { a.TokenFile.Mode = 0 }, `tokenFile: "token" has mode 0000 or none`},
+		{"token's place", func(a *Agent) { a.TokenFile.Path = "db.env" }, `files: path "db.env" stands more than once`},
+		{"notify nobody", func(a *Agent) { a.Notify[0].HTTP = nil }, `notify[0]: is empty (http or signal)`},
+		{"notify both", func(a *Agent) { a.Notify[0].Signal = a.Notify[1].Signal }, `notify[0]: has both http and signal`},
+		{"notify outside", func(a *Agent) { a.Notify[0].HTTP.URL = "http://example.com/" }, `notify[0]: http.url "http://example.com/" leaves the pod`},
+		{"notify password", func(a *Agent) { a.Notify[0].HTTP.URL = "http://u:hunter2@127.0.0.1/" }, `notify[0]: http.url holds credentials`},
+		{"notify no URL", func(a *Agent) { a.Notify[0].HTTP.URL = "127.0.0.1:80" }, `notify[0]: http.url "127.0.0.1:80" is not a URL`},
+		{"notify method", func(a *Agent) { a.Notify[0].HTTP.Method = "DELETE" }, `notify[0]: http.method "DELETE" (GET, POST, PUT, PATCH)`},
+		{"notify process", func(a *Agent) { a.Notify[1].Signal.Process = "/bin/nginx" }, `notify[1]: signal.process "/bin/nginx"`},
+		{"notify signal", func(a *Agent) { a.Notify[1].Signal.Signal = "SIGKILL" }, `notify[1]: signal.signal "SIGKILL" (SIGHUP, SIGUSR1`},
+		{"notify of one publication", func(a *Agent) { a.Lifecycle = Init }, `notify: lifecycle init publishes once`},
 		{"secret with query", func(a *Agent) { a.Files[0].Secret = "kv/app?x" }, `files[0]: "db.env" has secret "kv/app?x"`},
 	} {
 		a := valid()

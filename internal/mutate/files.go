@@ -54,7 +54,7 @@ func setFiles(s *Spec, v string) []error {
 		}
 	}
 	s.Agent.Files = files
-	return append(errs, config.Collisions(files)...)
+	return append(errs, config.Collisions(pathsOf(files))...)
 }
 
 // readEntries reads the YAML list of maps. It goes no deeper: the parser would
@@ -165,4 +165,13 @@ type rawJSON []byte
 func (r *rawJSON) UnmarshalJSON(b []byte) error {
 	*r = slices.Clone(b)
 	return nil
+}
+
+// pathsOf are the paths of all files.
+func pathsOf(files []config.File) []string {
+	var paths []string
+	for i := range files {
+		paths = append(paths, files[i].Paths()...)
+	}
+	return paths
 }

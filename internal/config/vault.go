@@ -1,0 +1,107 @@
+package config
+
+import (
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"maps"
+	"net/http"
+	"net/url"
+	"path"
+	"slices"
+	"strings"
+	"time"
+)
+
+// MinTimeout is the shortest Vault.Timeout.
+const MinTimeout = time.Second
+
+func (v *Vault) validate() []error {
+	var errs []error
+	bad := func(field, format string, args ...any) {
+		errs = append(errs, fmt.Errorf("vault."+field+": "+format, args...))
+	}
+	if err := CheckAddress(v.Address); err != nil {
+		bad("address", "%w", err)
+	}
+	if v.CA != "" && v.CAFile != "" {
+		bad("ca", "caFile is set too (one of them)")
+	}
+	if v.CA != "" && !x509.NewCertPool().AppendCertsFromPEM([]byte(v.CA)) {
+		bad("ca", "holds no certificate (a PEM bundle)")
+	}
+	if (v.ClientCert == "") != (v.ClientKey == "") {
+		bad("clientCert", "clientCert and clientKey belong together (both or neither)")
+	}
+	if err := CheckProxy(v.Proxy); err != nil {
+		bad("proxy", "%w", err)
+	}
+	if v.Timeout != 0 && time.Duration(v.Timeout) < MinTimeout {
+		bad("timeout", "%s (at least %s)", v.Timeout, MinTimeout)
+	}
+	for _, err := range CheckHeaders(v.Headers) {
+		bad("headers", "%w", err)
+	}
+	if v.Auth.Method != "kubernetes" {
+		bad("auth.method", "%q (kubernetes)", v.Auth.Method)
+	}
+	if strings.Trim(strings.TrimPrefix(v.Auth.Mount, "auth/"), "/") == "" {
+		bad("auth.mount", "%q (the path of the auth method, such as \"kubernetes\")", v.Auth.Mount)
+	}
+	if v.Auth.Role == "" {
+		bad("auth.role", "empty (the name of a role of the auth method)")
+	}
+	if !path.IsAbs(v.Auth.TokenPath) {
+		bad("auth.tokenPath", "%q (an absolute path)", v.Auth.TokenPath)
+	}
+	return errs
+}
+
+// CheckAddress says what is wrong with the address of a Vault server.
+func CheckAddress(address string) error { return checkOrigin(address, "https://vault.vault.svc:8200") }
+
+// CheckProxy says what is wrong with the URL of a proxy. There may be none.
+func CheckProxy(proxy string) error {
+	if proxy == "" {
+		return nil
+	}
+	return checkOrigin(proxy, "http://proxy.example:3128")
+}
+
+// checkOrigin says what is wrong with a URL that names a server and nothing on it.
+func checkOrigin(address, example string) error {
+	u, err := url.Parse(address)
+	switch {
+	case err != nil && strings.Contains(address, "@"), u != nil && u.User != nil:
+		// Not quoted: what it holds may be a password.
+		return errors.New("holds credentials (a URL without user and password)")
+	case err != nil:
+		return fmt.Errorf("%q is not a URL (such as %q)", address, example)
+	case u.Scheme != "https" && u.Scheme != "http", u.Host == "":
+		return fmt.Errorf("%q has no scheme and host (such as %q)", address, example)
+	case u.Path != "" && u.Path != "/", u.RawQuery != "", u.Fragment != "":
+		return fmt.Errorf("%q has more than scheme, host and port (the path comes from each secret)", address)
+	}
+	return nil
+}
+
+// CheckHeaders says what is wrong with headers that are sent to Vault. Those
+// that carry credentials, and those that the agent sets itself, are refused:
+// everybody who may read pods would see them.
+func CheckHeaders(headers map[string]string) []error {
+	var errs []error
+	for _, name := range slices.Sorted(maps.Keys(headers)) {
+		canonical := http.CanonicalHeaderKey(name)
+		switch {
+		case name == "" || strings.ContainsFunc(name, func(r rune) bool { return r <= ' ' || r >= 0x7f || strings.ContainsRune("()<>@,;:\\\"/[]?={}", r) }):
+			errs = append(errs, fmt.Errorf("%q is no name of a header (letters, digits and \"-\")", name))
+		case slices.Contains([]string{"Authorization", "Proxy-Authorization", "Cookie"}, canonical):
+			errs = append(errs, fmt.Errorf("%q would hold credentials, which anybody who may read pods could read (another header)", name))
+		case strings.HasPrefix(canonical, "X-Vault-"), slices.Contains([]string{"Host", "Content-Length", "Content-Type", "Connection", "Transfer-Encoding"}, canonical):
+			errs = append(errs, fmt.Errorf("%q is set by the agent itself (another header)", name))
+		case strings.ContainsFunc(headers[name], func(r rune) bool { return r < ' ' && r != '\t' || r == 0x7f }):
+			errs = append(errs, fmt.Errorf("%q has a value with control characters (one line of text)", name))
+		}
+	}
+	return errs
+}
