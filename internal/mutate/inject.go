@@ -6,14 +6,9 @@ import (
 	"strconv"
 
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/api/resource"
 
 	"github.com/latchkey-dev/latchkey/internal/config"
 )
-
-// tokenSeconds is the lifetime that is asked for the ServiceAccount token: the
-// least that the API server grants. The kubelet replaces it in time.
-const tokenSeconds = 600
 
 // Inject adds what spec asks for to a copy of the pod, and returns it with the
 // operations that turn the pod into it and with warnings for the pod's author.
@@ -35,7 +30,7 @@ func Inject(pod *corev1.Pod, spec *Spec, cfg *Config) (*corev1.Pod, []Op, []stri
 		return nil, nil, nil, err
 	}
 
-	insert(p, "/spec/volumes", &p.pod.Spec.Volumes, len(p.pod.Spec.Volumes), identityVolume(agent.Vault.Auth.Audience))
+	insert(p, "/spec/volumes", &p.pod.Spec.Volumes, len(p.pod.Spec.Volumes), identityVolume(cfg.Connections[spec.connection], agent.Vault.Auth, tokenSeconds))
 	insert(p, "/spec/volumes", &p.pod.Spec.Volumes, len(p.pod.Spec.Volumes), secretsVolume())
 	insert(p, "/spec/initContainers", &p.pod.Spec.InitContainers, agentPosition(pod, cfg), *container)
 	p.mount(names, spec.MountPath)
@@ -71,32 +66,5 @@ func (p *patcher) mount(names []string, mountPath string) {
 			MountPath: mountPath,
 			SubPath:   config.OutName,
 		})
-	}
-}
-
-func identityVolume(audience string) corev1.Volume {
-	seconds := int64(tokenSeconds)
-	return corev1.Volume{
-		Name: IdentityVolume,
-		VolumeSource: corev1.VolumeSource{Projected: &corev1.ProjectedVolumeSource{
-			Sources: []corev1.VolumeProjection{{
-				ServiceAccountToken: &corev1.ServiceAccountTokenProjection{
-					Audience:          audience,
-					ExpirationSeconds: &seconds,
-					Path:              "token",
-				},
-			}},
-		}},
-	}
-}
-
-func secretsVolume() corev1.Volume {
-	size := resource.MustParse(volumeSize)
-	return corev1.Volume{
-		Name: SecretsVolume,
-		VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{
-			Medium:    corev1.StorageMediumMemory,
-			SizeLimit: &size,
-		}},
 	}
 }
