@@ -116,6 +116,23 @@ func (s *supervisor) Signal(req Signal, _ *struct{}) error {
 	return err
 }
 
+// Forget kills a daemon, if it runs, and forgets it, so that the box is good without it.
+func (s *supervisor) Forget(name string, _ *struct{}) error {
+	s.mu.Lock()
+	d := s.daemons[name]
+	running := d != nil && d.Running
+	s.mu.Unlock()
+	if running {
+		if err := s.Signal(Signal{Name: name, Signal: syscall.SIGKILL, Wait: true}, new(struct{})); err != nil {
+			return err
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.daemons, name)
+	return nil
+}
+
 // Processes lists the daemons that were started, by name.
 func (s *supervisor) Processes(_ struct{}, list *[]Process) error {
 	s.mu.Lock()

@@ -58,8 +58,17 @@ func TestSupervisor(t *testing.T) {
 	if list = processes(t, s); !list[0].Running || list[0].PID != second || second == first {
 		t.Errorf("after the restart: got %+v, was %d", list, first)
 	}
-	if err := s.Signal(kill, nil); err != nil {
+	if err := s.Forget("sleeper", nil); err != nil {
 		t.Fatal(err)
+	}
+	if list = processes(t, s); len(list) != 0 {
+		t.Errorf("after it was forgotten: got %+v", list)
+	}
+	if err := syscall.Kill(second, 0); err == nil {
+		t.Error("what was forgotten still runs")
+	}
+	if err := s.Forget("sleeper", nil); err != nil {
+		t.Errorf("forgetting what is not known: %v", err)
 	}
 }
 

@@ -25,7 +25,7 @@ type Options struct {
 	Root  string
 	Cache string    // folder; the user's cache folder by default, see DefaultCache
 	Log   io.Writer // progress, a line at a time, at least every 20 s while something is built; nil is silence
-	Want  []string  // names of programs; empty is all that a cluster needs, which is every one but vault-full
+	Want  []string  // names of programs; empty is all that a cluster needs, which is every one but vault-full and cert-manager
 }
 
 // Parts maps the name of a program to its absolute path.
@@ -67,9 +67,13 @@ type source struct {
 	dir      string   // of a Go module, below the checkout
 	packages []string // to build in that module: one for each program
 	version  string   // of a module required there, stamped into the programs where set
+	files    folder   // copied beside the programs
 
 	deb string // or the name of a Debian package
 }
+
+// folder is one of a module's source, for what a program needs and does not embed. The copy has its base name.
+type folder struct{ module, path string }
 
 // sources are built in this order: what takes longest to be of use comes first.
 var sources = []source{
@@ -84,6 +88,8 @@ var sources = []source{
 	{name: "pause", dir: parts("pause"), programs: []string{"pause"}, packages: []string{"."}},
 	{name: "images", dir: "tools", programs: []string{"images"}, packages: []string{"./images"}},
 	{name: "helm", dir: parts("helm"), programs: []string{"helm"}, packages: []string{"helm.sh/helm/v4/cmd/helm"}},
+	{name: "cert-manager", dir: parts("cert-manager"), programs: []string{"cert-manager"}, packages: []string{"."}, onDemand: true,
+		files: folder{module: "github.com/cert-manager/cert-manager", path: "deploy/crds"}},
 	{name: "vault-full", dir: parts("vault-full"), programs: []string{"vault-full"}, packages: []string{"github.com/hashicorp/vault"}, onDemand: true},
 	{name: "containerd", deb: "containerd", programs: []string{"containerd", "containerd-shim-runc-v2", "ctr"}},
 	{name: "runc", deb: "runc", programs: []string{"runc"}},

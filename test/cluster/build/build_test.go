@@ -16,7 +16,8 @@ import (
 var table = []source{
 	{name: "one", dir: "one", programs: []string{"one"}, packages: []string{"."}},
 	{name: "pair", dir: "pair", programs: []string{"left", "right"}, packages: []string{"./left", "./right"}},
-	{name: "rare", dir: "one", programs: []string{"rare"}, packages: []string{"."}, onDemand: true},
+	{name: "rare", dir: "one", programs: []string{"rare"}, packages: []string{"."}, onDemand: true,
+		files: folder{module: "example.com/one", path: "some/data"}},
 }
 
 // checkout writes the files of table and returns a builder that logs into log.
@@ -25,6 +26,7 @@ func checkout(t *testing.T, log *bytes.Buffer) *builder {
 	root := t.TempDir()
 	write(t, filepath.Join(root, "one", "go.mod"), "module example.com/one\n\ngo 1.26.0\n")
 	write(t, filepath.Join(root, "one", "main.go"), program("one"))
+	write(t, filepath.Join(root, "one", "some", "data", "file.yaml"), "content")
 	write(t, filepath.Join(root, "pair", "go.mod"), "module example.com/pair\n\ngo 1.26.0\n")
 	write(t, filepath.Join(root, "pair", "left", "main.go"), program("left"))
 	write(t, filepath.Join(root, "pair", "right", "main.go"), program("right"))
@@ -110,6 +112,9 @@ func TestOnlyWhatIsWanted(t *testing.T) {
 	parts := ensure(t, b, "rare")
 	if len(parts) != 1 || filepath.Base(parts["rare"]) != "rare" {
 		t.Errorf("parts %v: want rare alone", parts)
+	}
+	if got, err := os.ReadFile(filepath.Join(filepath.Dir(parts["rare"]), "data", "file.yaml")); string(got) != "content" {
+		t.Errorf("the file beside the program holds %q (%v)", got, err)
 	}
 	_, err := b.ensure(t.Context(), table, []string{"kubelte"})
 	if want := `no part of the cluster is called "kubelte" (there are left, one, rare, right)`; err == nil || err.Error() != want {

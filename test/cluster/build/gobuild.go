@@ -33,6 +33,9 @@ func (b *builder) goEntry(ctx context.Context, s source) (string, error) {
 	}
 	hash := sha256.New()
 	fmt.Fprintln(hash, version, runtime.GOARCH, buildArgs, ldflags, s.packages, s.programs)
+	if s.files != (folder{}) {
+		fmt.Fprintln(hash, s.files)
+	}
 	module := filepath.Join(b.root, s.dir)
 	err = filepath.WalkDir(module, func(path string, d fs.DirEntry, err error) error {
 		if err != nil {
@@ -76,9 +79,27 @@ func (b *builder) goBuild(ctx context.Context, s source) error {
 			out = filepath.Join(temp, s.programs[0])
 		}
 		args := append(append([]string{}, buildArgs...), "-ldflags", ldflags, "-o", out)
-		_, err := b.goCommand(ctx, s.dir, append(args, s.packages...)...)
-		return err
+		if _, err := b.goCommand(ctx, s.dir, append(args, s.packages...)...); err != nil {
+			return err
+		}
+		return b.copyFiles(ctx, s, temp)
 	})
+}
+
+// copyFiles copies what the programs need of a module's source.
+func (b *builder) copyFiles(ctx context.Context, s source, temp string) error {
+	if s.files == (folder{}) {
+		return nil
+	}
+	dir, err := b.goCommand(ctx, s.dir, "list", "-m", "-f", "{{.Dir}}", s.files.module)
+	if err != nil {
+		return fmt.Errorf("looking for the source of %s: %w", s.files.module, err)
+	}
+	from := filepath.Join(strings.TrimSpace(dir), filepath.FromSlash(s.files.path))
+	if err := os.CopyFS(filepath.Join(temp, filepath.Base(from)), os.DirFS(from)); err != nil {
+		return fmt.Errorf("copying %s of %s: %w", s.files.path, s.files.module, err)
+	}
+	return nil
 }
 
 // ldflags drop the symbols and stamp the version where a program would otherwise not know it: the kubelet and the API

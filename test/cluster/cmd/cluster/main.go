@@ -26,6 +26,7 @@ const usage = `usage: cluster COMMAND
   load TAR…           load image archives into the box
   kill DAEMON         end a daemon (kubelet, containerd, …) with SIGKILL
   start DAEMON        start a daemon that has ended
+  add PART…           build programs that up leaves out (cert-manager, vault-full) and put them beside the others
   postgres up         start PostgreSQL in the box; its password is in the state folder
   env                 print the variables that exec sets
 
@@ -101,6 +102,12 @@ func run(ctx context.Context, args []string) error {
 			return box.Kill(args[0])
 		}
 		return box.Start(args[0])
+	case "add":
+		o := cluster.Options{Log: os.Stdout}
+		if o.Checkout, err = checkout(); err != nil {
+			return err
+		}
+		return box.Add(ctx, o, args)
 	case "postgres":
 		if !slices.Equal(args, []string{"up"}) {
 			return usageError{errors.New("postgres wants the word up")}
@@ -140,6 +147,8 @@ func runExternal(command string, args []string, kubeconfig string) error {
 		return execCommand(args, func(argv []string) error { return cluster.Exec(argv, os.Environ()) })
 	case "up", "down":
 		fmt.Printf("%s names the cluster %s: the box is left alone\n", cluster.EnvKubeconfig, kubeconfig)
+		return nil
+	case "add": // another cluster has what its owner gave it
 		return nil
 	case "load":
 		fmt.Printf("not loaded into the cluster of %s, which must have them: %s\n", kubeconfig, strings.Join(args, " "))
