@@ -43,6 +43,7 @@ test: root unit lint e2e ## Run everything: unit tests, lint, and the suite on a
 	cd test/cluster/parts/vault && $(STILL) go test ./storage
 
 e2e: root load ## Run the end-to-end suite on a real Kubernetes with a real Vault (root)
+	@$(CLUSTER) add cert-manager
 	cd test && $(STILL) go test $(SUITE) -exec '$(INSIDE)' ./e2e $(ARGS)
 
 demo: root build load ## Show an annotated pod that reads a secret from Vault (root)
@@ -51,7 +52,7 @@ demo: root build load ## Show an annotated pod that reads a secret from Vault (r
 
 bench: root load ## Measure what Latchkey costs (root)
 	cd test && $(STILL) go build -o ../bin/bench ./bench
-	@$(INSIDE) bin/bench
+	@$(INSIDE) bin/bench $(ARGS)
 
 lint: ## Check the format, and run staticcheck on every module
 	@unformatted=$$(gofmt -l .) && test -z "$$unformatted" || { echo "run gofmt -w on: $$unformatted" >&2; exit 1; }

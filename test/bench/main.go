@@ -1,9 +1,10 @@
 // Command bench measures what Latchkey costs, on a real cluster: `make bench`.
 // Each figure stands beside what it is compared with in the same run; times are
-// medians, since machines are noisy.
+// medians, since machines are noisy. Arguments choose what is measured.
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -29,9 +30,13 @@ const (
 )
 
 func main() {
+	if len(os.Args) == 4 && os.Args[1] == decodeOnly {
+		fmt.Fprintln(os.Stderr, "bench:", serveDecodeOnly(os.Args[2], os.Args[3]))
+		os.Exit(1)
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	ctx, cancel := context.WithTimeout(ctx, 15*time.Minute)
-	err := run(ctx)
+	err := run(ctx, os.Args[1:])
 	cancel()
 	stop()
 	if err != nil {
@@ -40,7 +45,27 @@ func main() {
 	}
 }
 
-func run(ctx context.Context) error {
+// run measures what the arguments name, or everything.
+func run(ctx context.Context, names []string) error {
+	wanted := func(name string) bool { return len(names) == 0 || slices.Contains(names, name) }
+	for _, name := range names {
+		if name != "pods" && name != "admission" {
+			return fmt.Errorf("%q is not measured (pods, admission)", name)
+		}
+	}
+	if wanted("pods") {
+		if err := pods(ctx); err != nil {
+			return err
+		}
+	}
+	if wanted("admission") {
+		return admission(ctx)
+	}
+	return nil
+}
+
+// pods measures on the cluster what an agent costs its pod.
+func pods(ctx context.Context) error {
 	c, err := harness.Open()
 	if err != nil {
 		return err
@@ -275,8 +300,8 @@ func (b *bench) workingSet(ctx context.Context, pod string, after time.Time) (ui
 	}
 }
 
-func median(times []time.Duration) time.Duration {
-	sorted := slices.Sorted(slices.Values(times))
+func median[T cmp.Ordered](values []T) T {
+	sorted := slices.Sorted(slices.Values(values))
 	return sorted[len(sorted)/2]
 }
 
