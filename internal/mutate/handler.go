@@ -28,8 +28,9 @@ type Handler struct {
 	Config func() *Config
 	// Log gets one line per admission.
 	Log *slog.Logger
-	// Observe, if set, is told of each answer and how long it took.
-	Observe func(Decision, Reason, time.Duration)
+	// Observe, if set, is told of each answer and how long it took. The namespace
+	// is as it was sent, which may be anything.
+	Observe func(namespace string, d Decision, r Reason, took time.Duration)
 }
 
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -47,7 +48,11 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	took := time.Since(start)
 	h.log(rv, out, took)
 	if h.Observe != nil {
-		h.Observe(out.Decision, out.Reason, took)
+		namespace := ""
+		if rv.Request != nil {
+			namespace = rv.Request.Namespace
+		}
+		h.Observe(namespace, out.Decision, out.Reason, took)
 	}
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Content-Length", strconv.Itoa(len(body)))

@@ -164,7 +164,7 @@ func TestHandlerSurvivesAFault(t *testing.T) {
 	h := &Handler{
 		Config:  func() *Config { return nil },
 		Log:     slog.New(slog.NewTextHandler(&log, nil)),
-		Observe: func(_ Decision, r Reason, _ time.Duration) { reasons = append(reasons, r) },
+		Observe: func(_ string, _ Decision, r Reason, _ time.Duration) { reasons = append(reasons, r) },
 	}
 	rv := post(t, h, "application/json", sent(t, load(t, "minimal").req))
 	if rv.Response.Allowed || rv.Response.Result.Code != 500 || rv.Response.UID != "uid-1" {

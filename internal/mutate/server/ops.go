@@ -1,17 +1,21 @@
 package server
 
 import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
 	"fmt"
+	"log/slog"
+	"net"
 	"net/http"
+	"os"
+	"path/filepath"
+	"sync/atomic"
 	"time"
 
 	"github.com/gorilla/mux"
-	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/promhttp"
-	ctrlmetrics "sigs.k8s.io/controller-runtime/pkg/metrics"
-
-	"github.com/latchkey-dev/latchkey/internal/mutate"
-	"github.com/latchkey-dev/latchkey/internal/version"
+	"sigs.k8s.io/controller-runtime/pkg/certwatcher"
 )
 
 // opsHandler serves probes and metrics.
@@ -20,78 +24,131 @@ func (s *server) opsHandler() http.Handler {
 	get := r.Methods(http.MethodGet, http.MethodHead).Subrouter()
 	get.HandleFunc("/livez", func(w http.ResponseWriter, _ *http.Request) { _, _ = fmt.Fprintln(w, "ok") })
 	get.HandleFunc("/readyz", s.readyz)
-	get.Handle("/metrics", s.metrics.handler())
+	metrics := s.metrics.handler(s.certs.Status)
+	if s.OpsClientCA != "" {
+		metrics = forKnownClients(metrics)
+	}
+	get.Handle("/metrics", metrics)
 	return r
 }
 
+// readyz says in words what a probe takes from the status: why not ready, or
+// what needs attention although it is.
 func (s *server) readyz(w http.ResponseWriter, _ *http.Request) {
-	if state := *s.state.Load(); state != "" {
+	state, cert := *s.state.Load(), s.certs.Status()
+	if state == "" {
+		state = cert.Problem
+	} else if state == waitingForCertificate {
+		state += ": " + cert.Problem
+	}
+	if state != "" {
 		http.Error(w, "not ready: "+state, http.StatusServiceUnavailable)
 		return
 	}
-	_, _ = fmt.Fprintln(w, "ready")
+	_, _ = fmt.Fprintf(w, "ready\ncertificate: %s, until %s\n", cert.Mode, cert.NotAfter.UTC().Format(time.RFC3339))
+	if cert.Trouble != "" {
+		_, _ = fmt.Fprintln(w, "certificate:", cert.Trouble)
+	}
 	// An old configuration serves better than none: said, but no reason to stop.
 	if problem := *s.config.problem.Load(); problem != "" {
 		_, _ = fmt.Fprintln(w, "the last good configuration is in use:", problem)
 	}
 }
 
-// metrics are the injector's own; those of the webhook server and of the Go
-// runtime come from controller-runtime's registry.
-type metrics struct {
-	registry         *prometheus.Registry
-	admissions       *prometheus.CounterVec
-	duration         prometheus.Histogram
-	certificate      prometheus.Gauge
-	configGeneration prometheus.Gauge
-	configGood       prometheus.Gauge
-	configTime       prometheus.Gauge
-}
-
-func newMetrics() *metrics {
-	const namespace = "latchkey_injector"
-	gauge := func(name, help string) prometheus.Gauge {
-		return prometheus.NewGauge(prometheus.GaugeOpts{Namespace: namespace, Name: name, Help: help})
-	}
-	m := &metrics{
-		registry: prometheus.NewRegistry(),
-		admissions: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Namespace: namespace, Name: "admissions_total",
-			Help: "Admission requests by what became of them and why.",
-		}, []string{"decision", "reason"}),
-		duration: prometheus.NewHistogram(prometheus.HistogramOpts{
-			Namespace: namespace, Name: "admission_duration_seconds",
-			Help:    "Time from reading an admission request to having its answer.",
-			Buckets: []float64{.0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, 1},
-		}),
-		certificate:      gauge("certificate_not_after_timestamp_seconds", "End of the serving certificate, in seconds since 1970."),
-		configGeneration: gauge("config_generation", "How many configurations have been used since the start."),
-		configGood:       gauge("config_last_reload_successful", "1 if the operator's file is in use as it is, 0 if an older one is."),
-		configTime:       gauge("config_last_reload_timestamp_seconds", "When the operator's file was last taken over, in seconds since 1970."),
-	}
-	info := prometheus.NewGauge(prometheus.GaugeOpts{
-		Namespace: namespace, Name: "build_info", Help: "Always 1; the label is the release.",
-		ConstLabels: prometheus.Labels{"version": version.Version},
+// forKnownClients refuses who has shown no certificate. The kubelet has none
+// for its probes, so that the handshake cannot ask for one.
+func forKnownClients(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.TLS == nil || len(r.TLS.VerifiedChains) == 0 {
+			http.Error(w, "metrics need a client certificate of the CA that --ops-client-ca names", http.StatusForbidden)
+			return
+		}
+		h.ServeHTTP(w, r)
 	})
-	info.Set(1)
-	m.registry.MustRegister(m.admissions, m.duration, m.certificate, m.configGeneration, m.configGood, m.configTime, info)
-	return m
 }
 
-func (m *metrics) handler() http.Handler {
-	return promhttp.HandlerFor(prometheus.Gatherers{m.registry, ctrlmetrics.Registry}, promhttp.HandlerOpts{})
-}
-
-func (m *metrics) observe(d mutate.Decision, r mutate.Reason, took time.Duration) {
-	m.admissions.WithLabelValues(string(d), string(r)).Inc()
-	m.duration.Observe(took.Seconds())
-}
-
-func (m *metrics) configReloaded(err error) {
+// listenOps opens the address of probes and metrics, over TLS if asked for. Its
+// certificate and CA are read again while it serves, until ctx ends; at the
+// start an error is final.
+func (s *server) listenOps(ctx context.Context, failed chan<- error) (net.Listener, error) {
+	plain, err := net.Listen("tcp", s.OpsListen)
 	if err != nil {
-		m.configGood.Set(0)
-		return
+		return nil, fmt.Errorf("listening for probes and metrics: %w", err)
 	}
-	m.configGood.Set(1)
-	m.configTime.SetToCurrentTime()
+	if s.OpsCertDir == "" {
+		return plain, nil
+	}
+	c, err := s.opsTLS(ctx, failed)
+	if err != nil {
+		_ = plain.Close()
+		return nil, err
+	}
+	return tls.NewListener(plain, c), nil
+}
+
+func (s *server) opsTLS(ctx context.Context, failed chan<- error) (*tls.Config, error) {
+	watcher, err := certwatcher.New(filepath.Join(s.OpsCertDir, "tls.crt"), filepath.Join(s.OpsCertDir, "tls.key"))
+	if err != nil {
+		return nil, fmt.Errorf("reading certificate for probes and metrics: %w", err)
+	}
+	c := &tls.Config{MinVersion: tls.VersionTLS12, NextProtos: []string{"http/1.1"}, GetCertificate: watcher.GetCertificate}
+	if s.OpsClientCA != "" {
+		ca := &caFile{path: s.OpsClientCA, log: s.Log}
+		if err := ca.read(); err != nil {
+			return nil, err
+		}
+		go ca.watch(ctx, reloadEvery)
+		base := c.Clone()
+		c.GetConfigForClient = func(*tls.ClientHelloInfo) (*tls.Config, error) {
+			now := base.Clone()
+			now.ClientAuth, now.ClientCAs = tls.VerifyClientCertIfGiven, ca.pool.Load()
+			return now, nil
+		}
+	}
+	go func() {
+		if err := watcher.Start(ctx); err != nil && ctx.Err() == nil {
+			failed <- fmt.Errorf("watching certificate for probes and metrics: %w", err)
+		}
+	}()
+	return c, nil
+}
+
+// caFile is a PEM bundle that is read again while it is used; one that has
+// become wrong changes nothing.
+type caFile struct {
+	path string
+	log  *slog.Logger
+	pool atomic.Pointer[x509.CertPool]
+}
+
+func (f *caFile) read() error {
+	data, err := os.ReadFile(f.path)
+	if err != nil {
+		return fmt.Errorf("reading CA of clients: %w", err)
+	}
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(data) {
+		return fmt.Errorf("reading CA of clients %s: %w", f.path, errors.New("it holds no certificate in PEM"))
+	}
+	f.pool.Store(pool)
+	return nil
+}
+
+func (f *caFile) watch(ctx context.Context, every time.Duration) {
+	tick := time.NewTicker(every)
+	defer tick.Stop()
+	for last := ""; ; {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		err := f.read()
+		if err == nil {
+			last = ""
+		} else if msg := err.Error(); msg != last {
+			last = msg
+			f.log.Error("keeping last good CA of clients", "error", err)
+		}
+	}
 }

@@ -32,7 +32,7 @@ func openConfig(path string, log *slog.Logger, m *metrics) (*configFile, error) 
 	c := &configFile{path: path, log: log, metrics: m}
 	none := ""
 	c.problem.Store(&none)
-	m.configGeneration.Set(1)
+	m.configUsed()
 	m.configReloaded(nil)
 	if path == "" {
 		c.current.Store(mutate.DefaultConfig())
@@ -104,6 +104,6 @@ func (c *configFile) reload() {
 		return
 	}
 	c.current.Store(cfg)
-	c.metrics.configGeneration.Inc()
+	c.metrics.configUsed()
 	c.log.Info("configuration changed", "connections", len(cfg.Connections))
 }

@@ -1,6 +1,6 @@
 // Package server runs the injector: the webhook over TLS, and beside it an
-// address for probes and metrics. It depends on nothing but its files, so that
-// pods can be injected while everything else is down.
+// address for probes and metrics. What it answers depends on nothing but its
+// files, so that pods can be injected while everything else is down.
 package server
 
 import (
@@ -11,14 +11,13 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"path/filepath"
 	"strconv"
 	"sync/atomic"
 	"time"
 
-	"sigs.k8s.io/controller-runtime/pkg/certwatcher"
 	"sigs.k8s.io/controller-runtime/pkg/webhook"
 
+	"github.com/latchkey-dev/latchkey/internal/certs"
 	"github.com/latchkey-dev/latchkey/internal/mutate"
 )
 
@@ -30,8 +29,16 @@ type Options struct {
 	// each host:port with an optional host.
 	Listen, OpsListen string
 	// CertDir holds tls.crt and tls.key. They may come later than the process,
-	// and change.
+	// and change. Exactly one of CertDir and SelfManaged is set.
 	CertDir string
+	// SelfManaged keeps a CA of the injector's own instead.
+	SelfManaged *certs.SelfManaged
+	// OpsCertDir holds tls.crt and tls.key for OpsListen, which speaks plain HTTP
+	// without. Optional.
+	OpsCertDir string
+	// OpsClientCA is a PEM file: metrics are then for clients with a certificate
+	// of that CA alone. Optional; needs OpsCertDir.
+	OpsClientCA string
 	// Drain is how long requests are still taken after the end was asked for:
 	// until every API server has heard that this replica is not ready.
 	Drain time.Duration
@@ -40,7 +47,6 @@ type Options struct {
 
 const (
 	reloadEvery = 10 * time.Second
-	certEvery   = time.Second
 	// patience is how long a request may take to come in and its answer to go
 	// out. The API server gives up earlier: its timeoutSeconds is 5.
 	patience = 10 * time.Second
@@ -51,6 +57,7 @@ type server struct {
 	Options
 	config  *configFile
 	metrics *metrics
+	certs   *certs.Keeper
 	// opsAddr is where probes and metrics are served.
 	opsAddr net.Addr
 	// state is the reason not to be ready, empty when ready; changed, if set,
@@ -58,6 +65,8 @@ type server struct {
 	state   atomic.Pointer[string]
 	changed func(state string)
 }
+
+const waitingForCertificate = "waiting for certificate"
 
 func (s *server) is(state string) {
 	s.state.Store(&state)
@@ -83,39 +92,45 @@ func (s *server) run(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("webhook address: %w", err)
 	}
-	ops, err := net.Listen("tcp", o.OpsListen)
-	if err != nil {
-		return fmt.Errorf("listening for probes and metrics: %w", err)
+	if s.certs, err = s.keeper(); err != nil {
+		return err
 	}
-	s.opsAddr = ops.Addr()
 
 	// Serving outlasts ctx by the time of draining.
 	serving, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
+	failed := make(chan error, 3)
+	ops, err := s.listenOps(serving, failed)
+	if err != nil {
+		return err
+	}
+	s.opsAddr = ops.Addr()
 	opsServer := &http.Server{Handler: within(patience, s.opsHandler()), ReadHeaderTimeout: patience, IdleTimeout: time.Minute}
-	failed := make(chan error, 2)
 	go func() { failed <- fmt.Errorf("serving probes and metrics: %w", opsServer.Serve(ops)) }()
 	defer func() { _ = opsServer.Close() }()
 	go s.config.watch(serving, reloadEvery)
-
-	certs, err := s.waitForCertificate(ctx)
-	if err != nil {
-		return nil // asked to end before there was anything to serve
-	}
 	go func() {
-		// Unwatched, the certificate would run out one day.
-		if err := certs.Start(serving); err != nil && serving.Err() == nil {
-			failed <- fmt.Errorf("watching certificate: %w", err)
+		if err := s.certs.Run(serving); err != nil {
+			failed <- err
 		}
 	}()
 
+	s.is(waitingForCertificate)
+	select {
+	case <-s.certs.First():
+	case err = <-failed:
+		return err
+	case <-ctx.Done():
+		return nil // asked to end before there was anything to serve
+	}
+	s.is("starting webhook")
 	hook := webhook.NewServer(webhook.Options{
 		Host: host,
 		Port: port,
 		TLSOpts: []func(*tls.Config){func(c *tls.Config) {
 			c.MinVersion = tls.VersionTLS12
 			c.NextProtos = []string{"h2", "http/1.1"}
-			c.GetCertificate = certs.GetCertificate
+			c.GetCertificate = s.certs.GetCertificate
 		}},
 	})
 	handler := &mutate.Handler{Config: s.config.current.Load, Log: o.Log, Observe: s.metrics.observe}
@@ -149,6 +164,13 @@ func (s *server) run(ctx context.Context) error {
 	return nil
 }
 
+func (s *server) keeper() (*certs.Keeper, error) {
+	if s.SelfManaged != nil {
+		return certs.Managed(*s.SelfManaged, s.Log)
+	}
+	return certs.Files(s.CertDir, s.Log), nil
+}
+
 // within ends a request that takes longer than d. The webhook's server itself
 // bounds the headers alone, so that whoever reaches it could hold connections
 // and memory by sending bodies slowly.
@@ -179,35 +201,6 @@ func (s *server) readyOnceUp(ctx context.Context, hook webhook.Server) {
 	// Draining may have begun meanwhile.
 	if s.state.CompareAndSwap(starting, &ready) && s.changed != nil {
 		s.changed(ready)
-	}
-}
-
-// waitForCertificate waits for the serving certificate, which may be made
-// after this process has started. The error is that of ctx.
-func (s *server) waitForCertificate(ctx context.Context) (*certwatcher.CertWatcher, error) {
-	tick := time.NewTicker(certEvery)
-	defer tick.Stop()
-	for last := ""; ; {
-		certs, err := certwatcher.New(filepath.Join(s.CertDir, "tls.crt"), filepath.Join(s.CertDir, "tls.key"))
-		if err == nil {
-			s.is("starting webhook")
-			certs.RegisterCallback(func(c tls.Certificate) {
-				if c.Leaf != nil {
-					s.metrics.certificate.Set(float64(c.Leaf.NotAfter.Unix()))
-				}
-			})
-			return certs, nil
-		}
-		if msg := err.Error(); msg != last {
-			last = msg
-			s.is("waiting for certificate: " + msg)
-			s.Log.Warn("waiting for certificate", "error", err)
-		}
-		select {
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		case <-tick.C:
-		}
 	}
 }
 

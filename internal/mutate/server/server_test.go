@@ -197,7 +197,7 @@ func TestServe(t *testing.T) {
 	trust := r.certify(end)
 	r.await("starting webhook")
 	r.await("")
-	if code, body := r.ops("/readyz"); code != 200 || body != "ready\n" {
+	if code, body := r.ops("/readyz"); code != 200 || body != "ready\ncertificate: from files in "+r.dir+", until "+end.UTC().Format(time.RFC3339)+"\n" {
 		t.Errorf("/readyz: %d %s", code, body)
 	}
 	if patch := r.admit(trust); !strings.Contains(patch, "one.example") {
@@ -225,7 +225,7 @@ func TestServe(t *testing.T) {
 	}
 	_, text := r.ops("/metrics")
 	for _, line := range []string{
-		`latchkey_injector_admissions_total{decision="injected",reason="asked-for"} 3`,
+		`latchkey_injector_admissions_total{decision="injected",namespace="shop",reason="asked-for"} 3`,
 		`latchkey_injector_admission_duration_seconds_count 3`,
 		`latchkey_injector_config_generation 2`,
 		`latchkey_injector_config_last_reload_successful 0`,
@@ -237,7 +237,7 @@ func TestServe(t *testing.T) {
 	}
 	r.configure("two")
 	r.config.reload()
-	if code, body := r.ops("/readyz"); code != 200 || body != "ready\n" {
+	if code, body := r.ops("/readyz"); code != 200 || strings.Contains(body, "configuration") {
 		t.Errorf("/readyz after the repair: %d %s", code, body)
 	}
 

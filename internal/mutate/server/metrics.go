@@ -1,0 +1,161 @@
+package server
+
+import (
+	"net/http"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"k8s.io/apimachinery/pkg/util/validation"
+	ctrlmetrics "sigs.k8s.io/controller-runtime/pkg/metrics"
+
+	"github.com/latchkey-dev/latchkey/internal/certs"
+	"github.com/latchkey-dev/latchkey/internal/mutate"
+	"github.com/latchkey-dev/latchkey/internal/version"
+)
+
+// MetricDoc describes a metric of the injector's own.
+type MetricDoc struct {
+	Name string
+	// Type is as in Prometheus' text format: counter, gauge or histogram.
+	Type   string
+	Labels []string
+	Help   string
+}
+
+// MetricDocs lists the injector's own metrics, sorted by name.
+func MetricDocs() []MetricDoc {
+	docs := newMetrics().docs
+	slices.SortFunc(docs, func(a, b MetricDoc) int {
+		if a.Name < b.Name {
+			return -1
+		}
+		return 1
+	})
+	return docs
+}
+
+// maxNamespaces bounds the values of the label namespace; what comes after is
+// "other". Whoever reaches the port can send reviews of any namespace.
+const maxNamespaces = 1000
+
+const otherNamespace = "other"
+
+// metrics are the injector's own; those of the webhook server and of the Go
+// runtime come from controller-runtime's registry.
+type metrics struct {
+	registry *prometheus.Registry
+	docs     []MetricDoc
+
+	admissions       *prometheus.CounterVec
+	duration         prometheus.Histogram
+	certificate      *prometheus.GaugeVec
+	ca               *prometheus.GaugeVec
+	bundle           *prometheus.GaugeVec
+	configGeneration *prometheus.GaugeVec
+	configGood       *prometheus.GaugeVec
+	configTime       *prometheus.GaugeVec
+
+	mu         sync.Mutex
+	namespaces map[string]bool
+}
+
+func newMetrics() *metrics {
+	m := &metrics{registry: prometheus.NewRegistry(), namespaces: map[string]bool{}}
+	m.admissions = m.counter("admissions_total", "Admission requests by what became of them, why, and the pod's namespace (\"other\" after the first 1,000, and for what is no namespace's name).",
+		"decision", "reason", "namespace")
+	m.duration = m.histogram("admission_duration_seconds", "Time from reading an admission request to having its answer.",
+		.0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, 1)
+	m.certificate = m.gauge("certificate_not_after_timestamp_seconds", "End of the serving certificate, in seconds since 1970; absent before there is one.")
+	m.ca = m.gauge("ca_certificate_not_after_timestamp_seconds", "End of the self-managed CA that signs now, in seconds since 1970; absent in the other certificate modes.")
+	m.bundle = m.gauge("ca_bundle_matches", "1 if the webhook configuration trusts the self-managed CA that signs now, 0 if not; absent in the other certificate modes.")
+	m.configGeneration = m.gauge("config_generation", "How many configurations have been used since the start.")
+	m.configGood = m.gauge("config_last_reload_successful", "1 if the operator's file is in use as it is, 0 if an older one is.")
+	m.configTime = m.gauge("config_last_reload_timestamp_seconds", "When the operator's file was last taken over, in seconds since 1970.")
+	m.gauge("build_info", "Always 1; the label is the release.", "version").WithLabelValues(version.Version).Set(1)
+	return m
+}
+
+// describe notes a metric and returns its full name.
+func (m *metrics) describe(name, kind, help string, labels []string) string {
+	name = "latchkey_injector_" + name
+	m.docs = append(m.docs, MetricDoc{Name: name, Type: kind, Labels: labels, Help: help})
+	return name
+}
+
+func (m *metrics) counter(name, help string, labels ...string) *prometheus.CounterVec {
+	c := prometheus.NewCounterVec(prometheus.CounterOpts{Name: m.describe(name, "counter", help, labels), Help: help}, labels)
+	m.registry.MustRegister(c)
+	return c
+}
+
+// gauge is absent until it is set.
+func (m *metrics) gauge(name, help string, labels ...string) *prometheus.GaugeVec {
+	g := prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: m.describe(name, "gauge", help, labels), Help: help}, labels)
+	m.registry.MustRegister(g)
+	return g
+}
+
+func (m *metrics) histogram(name, help string, buckets ...float64) prometheus.Histogram {
+	h := prometheus.NewHistogram(prometheus.HistogramOpts{Name: m.describe(name, "histogram", help, nil), Help: help, Buckets: buckets})
+	m.registry.MustRegister(h)
+	return h
+}
+
+// handler serves the metrics, with what status says at that moment.
+func (m *metrics) handler(status func() certs.Status) http.Handler {
+	all := promhttp.HandlerFor(prometheus.Gatherers{m.registry, ctrlmetrics.Registry}, promhttp.HandlerOpts{})
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		m.certificates(status())
+		all.ServeHTTP(w, r)
+	})
+}
+
+func (m *metrics) certificates(s certs.Status) {
+	if !s.NotAfter.IsZero() {
+		m.certificate.WithLabelValues().Set(float64(s.NotAfter.Unix()))
+	}
+	if s.CA != nil {
+		m.ca.WithLabelValues().Set(float64(s.CA.NotAfter.Unix()))
+		in := 0.0
+		if s.CA.InBundle {
+			in = 1
+		}
+		m.bundle.WithLabelValues().Set(in)
+	}
+}
+
+func (m *metrics) observe(namespace string, d mutate.Decision, r mutate.Reason, took time.Duration) {
+	m.admissions.WithLabelValues(string(d), string(r), m.namespace(namespace)).Inc()
+	m.duration.Observe(took.Seconds())
+}
+
+// namespace is a value of the label: bounded in length, since it is a name that
+// Kubernetes allows, and in number.
+func (m *metrics) namespace(name string) string {
+	if len(validation.IsDNS1123Label(name)) > 0 {
+		return otherNamespace
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if !m.namespaces[name] {
+		if len(m.namespaces) >= maxNamespaces {
+			return otherNamespace
+		}
+		m.namespaces[name] = true
+	}
+	return name
+}
+
+func (m *metrics) configUsed() { m.configGeneration.WithLabelValues().Inc() }
+
+func (m *metrics) configReloaded(err error) {
+	if err != nil {
+		m.configGood.WithLabelValues().Set(0)
+		return
+	}
+	m.configGood.WithLabelValues().Set(1)
+	m.configTime.WithLabelValues().SetToCurrentTime()
+}
