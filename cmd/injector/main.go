@@ -1,5 +1,6 @@
 // Injector is the mutating admission webhook that gives pods their agent, and
-// the same injection offline.
+// the same injection offline. On the PATH as kubectl-latchkey it is a plugin of
+// kubectl.
 //
 // Exit codes: 0; 1 for bad input or a failure, with every problem on standard
 // error; 2 for wrong usage.
@@ -13,19 +14,22 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"path/filepath"
+	"strings"
 	"syscall"
 
 	"github.com/latchkey-dev/latchkey/internal/version"
 )
 
-const usage = `Usage: injector COMMAND [FLAGS]
+const usage = `Usage: %[1]s COMMAND [FLAGS]
 
   serve        answer admission requests
   render       print what injection makes of manifests, without a cluster
+  check        tell whether injection works in a cluster, and what to do
   annotations  print the annotations that pods can carry
   version      print the version
 
-injector COMMAND -h lists a command's flags.
+%[1]s COMMAND -h lists a command's flags.
 `
 
 // errUsage has been explained to the user already.
@@ -49,6 +53,7 @@ func run(ctx context.Context, args []string, std streams) int {
 	commands := map[string]func(context.Context, []string, streams) error{
 		"serve":       serve,
 		"render":      render,
+		"check":       checkCluster,
 		"annotations": annotations,
 		"version": func(_ context.Context, _ []string, std streams) error {
 			_, err := fmt.Fprintln(std.out, "injector", version.Version)
@@ -61,15 +66,15 @@ func run(ctx context.Context, args []string, std streams) int {
 	}
 	switch name {
 	case "help", "-h", "-help", "--help":
-		fmt.Fprint(std.out, usage)
+		fmt.Fprintf(std.out, usage, program())
 		return 0
 	}
 	command, ok := commands[name]
 	if !ok {
 		if name != "" {
-			fmt.Fprintf(std.err, "injector: unknown command %q\n\n", name)
+			fmt.Fprintf(std.err, "%s: unknown command %q\n\n", program(), name)
 		}
-		fmt.Fprint(std.err, usage)
+		fmt.Fprintf(std.err, usage, program())
 		return 2
 	}
 	switch err := command(ctx, args[1:], std); {
@@ -78,9 +83,18 @@ func run(ctx context.Context, args []string, std streams) int {
 	case errors.Is(err, errUsage):
 		return 2
 	default:
-		fmt.Fprintln(std.err, "injector:", err)
+		fmt.Fprintf(std.err, "%s: %v\n", program(), err)
 		return 1
 	}
+}
+
+// program is what the user calls: kubectl runs a program of the name
+// kubectl-latchkey as "kubectl latchkey".
+func program() string {
+	if strings.HasPrefix(filepath.Base(os.Args[0]), "kubectl-latchkey") {
+		return "kubectl latchkey"
+	}
+	return "injector"
 }
 
 // newFlags begins a command's flags; what says how it is called and what for.
@@ -88,7 +102,7 @@ func newFlags(name, what string, std streams) *flag.FlagSet {
 	fs := flag.NewFlagSet(name, flag.ContinueOnError)
 	fs.SetOutput(std.err)
 	fs.Usage = func() {
-		fmt.Fprintf(fs.Output(), "Usage: injector %s\n\n", what)
+		fmt.Fprintf(fs.Output(), "Usage: %s %s\n\n", program(), what)
 		fs.PrintDefaults()
 	}
 	return fs
@@ -108,6 +122,6 @@ func parseFlags(fs *flag.FlagSet, args []string) error {
 }
 
 func wrongUsage(fs *flag.FlagSet, format string, args ...any) error {
-	fmt.Fprintf(fs.Output(), "injector %s: %s\n", fs.Name(), fmt.Sprintf(format, args...))
+	fmt.Fprintf(fs.Output(), "%s %s: %s\n", program(), fs.Name(), fmt.Sprintf(format, args...))
 	return errUsage
 }

@@ -1,0 +1,104 @@
+package check
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"strings"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/util/version"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+)
+
+// oldest is the first Kubernetes with native sidecars turned on.
+const oldest = "1.29.0"
+
+// inPod tells whether this process runs in a pod: the kubelet sets the variable
+// in every container.
+func inPod() bool { return os.Getenv("KUBERNETES_SERVICE_HOST") != "" }
+
+func apiServer(ctx context.Context, e *env) []Result {
+	config, err := e.restConfig()
+	switch {
+	case clientcmd.IsEmptyConfig(err) && e.inPod:
+		return notChecked("this pod has no ServiceAccount token; run this where you have a kubeconfig for what concerns Kubernetes")
+	case clientcmd.IsEmptyConfig(err):
+		return fail("set KUBECONFIG, or give --kubeconfig", "there is no kubeconfig")
+	case err != nil:
+		return fail("correct --kubeconfig or --context", "%v", err)
+	}
+	kube, err := kubernetes.NewForConfig(config)
+	if err != nil {
+		return fail("correct the kubeconfig", "%v", err)
+	}
+	return e.connect(ctx, kube, config.Host)
+}
+
+func (e *env) restConfig() (*rest.Config, error) {
+	rules := clientcmd.NewDefaultClientConfigLoadingRules()
+	rules.ExplicitPath = e.Kubeconfig
+	config, err := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(rules, &clientcmd.ConfigOverrides{CurrentContext: e.Context}).ClientConfig()
+	if err != nil {
+		return nil, err
+	}
+	config.UserAgent = "latchkey-check"
+	config.Timeout = callTimeout
+	config.WarningHandler = rest.NoWarnings{}
+	return config, nil
+}
+
+// connect keeps the client if the API server answers.
+func (e *env) connect(_ context.Context, kube kubernetes.Interface, host string) []Result {
+	info, err := kube.Discovery().ServerVersion()
+	if err != nil {
+		return judgeServer(host, err)
+	}
+	now, err := version.ParseGeneric(info.GitVersion)
+	switch {
+	case err != nil:
+		return fail("is it a Kubernetes API server?", "%s answers with version %q", host, info.GitVersion)
+	case now.LessThan(version.MustParseGeneric(oldest)):
+		return fail("upgrade it to 1.29 or newer, which has native sidecars", "Kubernetes %s at %s is too old", info.GitVersion, host)
+	}
+	e.kube, e.server = kube, host
+	return ok("Kubernetes %s at %s", info.GitVersion, host)
+}
+
+// judgeServer says why the API server did not answer.
+func judgeServer(host string, err error) []Result {
+	var dns *net.DNSError
+	switch {
+	case apierrors.IsUnauthorized(err):
+		return fail("log in to the cluster again", "%s does not accept these credentials", host)
+	case errors.As(err, &dns):
+		return fail("correct the kubeconfig's server, or connect to the network that knows the name", "the name %q does not resolve", dns.Name)
+	case strings.Contains(err.Error(), "x509: "):
+		return fail("correct the kubeconfig's certificate-authority-data", "the certificate of %s is not trusted: %v", host, rootCause(err))
+	}
+	return fail("is the cluster up, and is there a way to it from here?", "%s does not answer: %v", host, rootCause(err))
+}
+
+// rootCause is an error without what was called and for whom.
+func rootCause(err error) error {
+	for {
+		next := errors.Unwrap(err)
+		var op *net.OpError
+		if next == nil || errors.As(err, &op) && !errors.As(next, &op) {
+			return err
+		}
+		err = next
+	}
+}
+
+// unread says why something could not be read that every cluster has.
+func unread(err error, verb, resource string) []Result {
+	if apierrors.IsForbidden(err) {
+		return notChecked("you may not %s %s", verb, resource)
+	}
+	return notChecked("%v", fmt.Errorf("reading %s: %w", resource, err))
+}

@@ -1,0 +1,216 @@
+package check
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"maps"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/vault/api"
+
+	"github.com/latchkey-dev/latchkey/internal/mutate"
+)
+
+const (
+	dialTimeout = 5 * time.Second
+	callTimeout = 10 * time.Second // of one call, to whomever
+)
+
+// vault is the server of a connection that answers.
+type vault struct {
+	connection *mutate.Connection
+	transport  http.RoundTripper
+}
+
+// connections asks the server of every connection how it is, all at once, since
+// those that do not answer take their time.
+func connections(ctx context.Context, e *env) []Result {
+	if e.config == nil {
+		return notChecked("which connections there are is not known without the configuration")
+	}
+	names := slices.Sorted(maps.Keys(e.config.Connections))
+	if e.Connection != "" {
+		names = []string{e.Connection}
+	}
+	results := make([][]Result, len(names))
+	vaults := make([]*vault, len(names))
+	var wait sync.WaitGroup
+	for i, name := range names {
+		wait.Go(func() {
+			var found []Result
+			vaults[i], found = e.checkConnection(ctx, e.config.Connections[name])
+			results[i] = named("connection "+name, found)
+		})
+	}
+	wait.Wait()
+	for i, name := range names {
+		if vaults[i] != nil {
+			e.vaults[name] = vaults[i]
+		}
+	}
+	return slices.Concat(results...)
+}
+
+// checkConnection returns the server if it can be used.
+func (e *env) checkConnection(ctx context.Context, c *mutate.Connection) (*vault, []Result) {
+	transport, err := dialer(c)
+	if err != nil {
+		return nil, fail("correct the operator's configuration", "%v", err)
+	}
+	v := &vault{c, transport}
+	client, err := v.client("")
+	if err != nil {
+		return nil, fail("correct the operator's configuration", "%v", err)
+	}
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	health, err := client.Sys().HealthWithContext(ctx)
+	if err != nil {
+		return nil, judgeConnection(c.Vault.Address, err, e.inPod, e.InjectorNamespace)
+	}
+	if bad := judgeHealth(c.Vault.Address, health); bad != nil {
+		return nil, bad
+	}
+	if health.Standby && !health.PerformanceStandby {
+		// A standby that forwards is as good as the active server. This path
+		// is forwarded, and needs no token.
+		if _, err := client.Logical().ReadRawWithContext(ctx, "sys/internal/ui/mounts"); errors.As(err, new(redirected)) {
+			return nil, fail("use the address of the active server, such as that of Service vault-active, or let standbys forward",
+				"%s is a standby of Vault %s that sends others elsewhere, where agents do not follow", c.Vault.Address, health.Version)
+		}
+		return v, ok("Vault %s at %s, a standby that forwards", health.Version, c.Vault.Address)
+	}
+	return v, ok("Vault %s at %s", health.Version, c.Vault.Address)
+}
+
+// dialer makes the transport that the agent would make.
+func dialer(c *mutate.Connection) (http.RoundTripper, error) {
+	config := &tls.Config{MinVersion: tls.VersionTLS12, ServerName: c.Vault.TLSServerName}
+	if c.Vault.CA != "" {
+		config.RootCAs = x509.NewCertPool()
+		if !config.RootCAs.AppendCertsFromPEM([]byte(c.Vault.CA)) {
+			return nil, errors.New("its ca holds no certificate")
+		}
+	}
+	return strict{&http.Transport{
+		Proxy:               nil, // whatever the environment says
+		DialContext:         (&net.Dialer{Timeout: dialTimeout}).DialContext,
+		TLSClientConfig:     config,
+		TLSHandshakeTimeout: dialTimeout,
+		ForceAttemptHTTP2:   true,
+	}}, nil
+}
+
+// client makes a client for one Vault namespace, without a token.
+func (v *vault) client(namespace string) (*api.Client, error) {
+	// The library reads these whatever it is given.
+	for _, entry := range os.Environ() {
+		if name, _, _ := strings.Cut(entry, "="); strings.HasPrefix(name, "VAULT_") {
+			if err := os.Unsetenv(name); err != nil {
+				return nil, fmt.Errorf("clearing %s: %w", name, err)
+			}
+		}
+	}
+	c, err := api.NewClient(&api.Config{
+		Address:          v.connection.Vault.Address,
+		HttpClient:       &http.Client{Transport: v.transport, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }},
+		Timeout:          callTimeout,
+		MaxRetries:       0,
+		DisableRedirects: true,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("making a client for Vault: %w", err)
+	}
+	c.SetWrappingLookupFunc(func(string, string) string { return "" })
+	c.ClearToken()
+	c.ClearNamespace()
+	if namespace != "" {
+		c.SetNamespace(namespace)
+	}
+	return c, nil
+}
+
+// strict makes an error of a redirect, which the library takes for an answer.
+type strict struct{ next http.RoundTripper }
+
+type redirected struct{ status int }
+
+func (r redirected) Error() string { return fmt.Sprintf("answered %d, a redirect", r.status) }
+
+func (s strict) RoundTrip(r *http.Request) (*http.Response, error) {
+	response, err := s.next.RoundTrip(r)
+	if err == nil && response.StatusCode >= 300 && response.StatusCode < 400 {
+		response.Body.Close()
+		return nil, redirected{response.StatusCode}
+	}
+	return response, err
+}
+
+// judgeHealth says what is wrong with a server that answers, nil if nothing is.
+func judgeHealth(address string, h *api.HealthResponse) []Result {
+	switch {
+	case h.Version == "":
+		return fail("correct the connection's address", "what answers at %s is no Vault", address)
+	case !h.Initialized:
+		return fail("vault operator init", "Vault %s at %s is not initialised", h.Version, address)
+	case h.Sealed:
+		return fail("vault operator unseal, and see why its auto-unseal did not, if it has one", "Vault %s at %s is sealed", h.Version, address)
+	}
+	return nil
+}
+
+// judgeConnection says why a server did not answer.
+func judgeConnection(address string, err error, inPod bool, namespace string) []Result {
+	host := address
+	if u, err := url.Parse(address); err == nil {
+		host = u.Hostname()
+	}
+	var dns *net.DNSError
+	var authority x509.UnknownAuthorityError
+	var wrongName x509.HostnameError
+	var invalid x509.CertificateInvalidError
+	var response *api.ResponseError
+	text := err.Error()
+	cause := rootCause(err)
+	switch {
+	case errors.As(err, &dns) && !inPod && clusterName(host):
+		r := notChecked("%s is a name that only the cluster knows", host)
+		r[0].Remedy = fmt.Sprintf("run the check there: kubectl -n %s exec deploy/%s -- /injector check", namespace, injectorName)
+		return r
+	case errors.As(err, &dns):
+		return fail("correct the connection's address, or the DNS", "%s cannot be reached: the name %s does not resolve", address, host)
+	case errors.As(err, &authority):
+		return fail("the connection's ca must be the bundle that issued it", "the certificate of %s is not of the connection's CA: %v", address, authority)
+	case errors.As(err, &wrongName):
+		return fail("set the connection's tlsServerName to a name that the certificate has, or use such an address", "the certificate of %s is for others: %v", address, wrongName)
+	case errors.As(err, &invalid):
+		return fail("renew the certificate, and see that clocks agree", "the certificate of %s is not valid: %v", address, invalid)
+	case strings.Contains(text, "server gave HTTP response to HTTPS client"):
+		return fail("begin the connection's address with http://, or turn on TLS", "%s does not speak TLS", address)
+	case strings.Contains(text, "HTTP request to an HTTPS server"):
+		return fail("begin the connection's address with https://", "%s speaks TLS alone", address)
+	case errors.As(err, &response), strings.Contains(text, "invalid character"):
+		return fail("correct the connection's address", "what answers at %s is no Vault", address)
+	case strings.Contains(text, "connection refused"):
+		return fail("is Vault running, and is the port right?", "%s does not listen: %v", address, cause)
+	case errors.Is(err, context.DeadlineExceeded), strings.Contains(text, "timeout"):
+		return fail("is there a way to it from here? See firewalls and NetworkPolicies", "%s does not answer in time", address)
+	}
+	return fail("is Vault running, and is there a way to it from here?", "%s cannot be reached: %v", address, cause)
+}
+
+// clusterName tells whether a name is of the kind that a cluster's DNS serves.
+func clusterName(host string) bool {
+	return net.ParseIP(host) == nil && (!strings.Contains(host, ".") ||
+		strings.HasSuffix(host, ".svc") || strings.Contains(host, ".svc.") || strings.HasSuffix(host, ".cluster.local"))
+}
