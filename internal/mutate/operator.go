@@ -1,21 +1,17 @@
 package mutate
 
 import (
-	"crypto/x509"
 	"fmt"
 	"maps"
 	"path"
 	"reflect"
 	"slices"
 	"strings"
-	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/api/resource"
 	"sigs.k8s.io/json"
 	"sigs.k8s.io/yaml"
 
-	"github.com/latchkey-dev/latchkey/internal/config"
 	"github.com/latchkey-dev/latchkey/internal/version"
 )
 
@@ -24,8 +20,12 @@ import (
 type Config struct {
 	AgentImage      string
 	ImagePullPolicy corev1.PullPolicy // empty leaves it to the API server
-	Connections     map[string]*Connection
-	Defaults        Defaults
+	// ImagePullSecrets are for the agent's image: Secrets of each workload's
+	// own namespace, named once each.
+	ImagePullSecrets []corev1.LocalObjectReference
+	Connections      map[string]*Connection
+	Defaults         Defaults
+	Policy           Policy
 	// RuntimeClassesWithoutSubPath are patterns (path.Match) of the
 	// runtimeClassNames whose runtimes cannot mount a subPath as it is when
 	// the container starts, so that the app would not wait for its files.
@@ -35,24 +35,15 @@ type Config struct {
 	MeshProxies []string
 }
 
-// Connection is a Vault server and a way to log in to it.
-type Connection struct {
-	// Vault lacks only the role.
-	Vault config.Vault
-	// RoleTemplate makes the role of a pod that names none; may be empty.
-	RoleTemplate string
-	// AllowedNamespaces are patterns (path.Match) of the Kubernetes
-	// namespaces whose pods may use the connection.
-	AllowedNamespaces []string
+// Policy is what the operator leaves to the authors of pods.
+type Policy struct {
+	// MayOverride are those of overridable that annotations may set.
+	MayOverride []string
 }
 
-// Defaults hold for every pod that does not say otherwise.
-type Defaults struct {
-	MountPath    string
-	Refresh      time.Duration
-	StartTimeout time.Duration
-	Resources    corev1.ResourceRequirements
-}
+// overridable are the settings of the operator's that another injector's
+// annotations can change, where Policy lets them. None of this one's can.
+var overridable []string
 
 // operatorFile is the YAML file as the operator writes it. Durations and
 // quantities are strings here, since a failing UnmarshalJSON would hide every
@@ -60,43 +51,16 @@ type Defaults struct {
 type operatorFile struct {
 	AgentImage                   string                        `json:"agentImage"`
 	ImagePullPolicy              string                        `json:"imagePullPolicy"`
+	ImagePullSecrets             []operatorName                `json:"imagePullSecrets"`
 	Connections                  map[string]operatorConnection `json:"connections"`
 	Defaults                     operatorDefaults              `json:"defaults"`
+	Policy                       operatorPolicy                `json:"policy"`
 	RuntimeClassesWithoutSubPath []string                      `json:"runtimeClassesWithoutSubPath"`
 	MeshProxies                  []string                      `json:"meshProxies"`
 }
 
-type operatorConnection struct {
-	Address           string       `json:"address"`
-	CA                string       `json:"ca"`
-	TLSServerName     string       `json:"tlsServerName"`
-	Namespace         string       `json:"namespace"`
-	Auth              operatorAuth `json:"auth"`
-	AllowedNamespaces []string     `json:"allowedNamespaces"`
-}
-
-type operatorAuth struct {
-	Method    string `json:"method"`
-	Mount     string `json:"mount"`
-	Namespace string `json:"namespace"`
-	Role      string `json:"role"`
-	// Audience tells an empty value, which is the API server's own audience,
-	// from none.
-	Audience *string `json:"audience"`
-}
-
-type operatorDefaults struct {
-	Lifecycle    string            `json:"lifecycle"`
-	Gate         string            `json:"gate"`
-	MountPath    string            `json:"mountPath"`
-	Refresh      string            `json:"refresh"`
-	StartTimeout string            `json:"startTimeout"`
-	Resources    operatorResources `json:"resources"`
-}
-
-type operatorResources struct {
-	Requests map[string]rawJSON `json:"requests"`
-	Limits   map[string]rawJSON `json:"limits"`
+type operatorPolicy struct {
+	MayOverride []string `json:"mayOverride"`
 }
 
 // builtIn is used where there is no operator's file at all.
@@ -159,11 +123,15 @@ func keysAt(t reflect.Type, names []string) []string {
 		case reflect.Map:
 			t = t.Elem()
 		case reflect.Struct:
+			name, _, _ = strings.Cut(name, "[") // an entry of a list
 			field, ok := t.FieldByNameFunc(func(s string) bool { return strings.EqualFold(s, name) })
 			if !ok {
 				return nil
 			}
 			t = field.Type
+		}
+		for t.Kind() == reflect.Pointer || t.Kind() == reflect.Slice {
+			t = t.Elem()
 		}
 	}
 	if t.Kind() != reflect.Struct {
@@ -171,7 +139,7 @@ func keysAt(t reflect.Type, names []string) []string {
 	}
 	known := make([]string, t.NumField())
 	for i := range known {
-		known[i] = t.Field(i).Tag.Get("json")
+		known[i], _, _ = strings.Cut(t.Field(i).Tag.Get("json"), ",")
 	}
 	return known
 }
@@ -192,6 +160,7 @@ func (f *operatorFile) compile(p *Problems) *Config {
 		RuntimeClassesWithoutSubPath: f.RuntimeClassesWithoutSubPath,
 		MeshProxies:                  f.MeshProxies,
 		Defaults:                     f.Defaults.compile(p),
+		Policy:                       Policy{MayOverride: f.Policy.MayOverride},
 	}
 	if cfg.RuntimeClassesWithoutSubPath == nil {
 		cfg.RuntimeClassesWithoutSubPath = []string{"kata", "kata-*"}
@@ -208,158 +177,29 @@ func (f *operatorFile) compile(p *Problems) *Config {
 	if strings.ContainsAny(cfg.AgentImage, " \t\n") {
 		p.add("agentImage", "%q holds a blank (an image reference)", cfg.AgentImage)
 	}
+	for i, secret := range f.ImagePullSecrets {
+		checkName(p, fmt.Sprintf("imagePullSecrets[%d].name", i), secret.Name, "a Secret")
+		if ref := (corev1.LocalObjectReference{Name: secret.Name}); !slices.Contains(cfg.ImagePullSecrets, ref) {
+			cfg.ImagePullSecrets = append(cfg.ImagePullSecrets, ref)
+		}
+	}
+	for _, name := range f.Policy.MayOverride {
+		if !slices.Contains(overridable, name) {
+			allowed := or(strings.Join(overridable, ", "), "there is nothing to override yet")
+			p.add("policy.mayOverride", "%q is unknown (%s)", name, or(didYouMean(name, overridable), allowed))
+		}
+	}
 	if len(f.Connections) == 0 {
 		p.add("connections", "empty (at least one, by the name that pods ask for)")
 	}
 	for _, name := range slices.Sorted(maps.Keys(f.Connections)) {
 		c := f.Connections[name]
+		if name == "" || strings.ContainsAny(name, " \t\n") {
+			p.add("connections", "%q is no name (one that pods can ask for, without blanks)", name)
+		}
 		cfg.Connections[name] = c.compile(p, "connections."+name)
 	}
 	return cfg
-}
-
-func (c *operatorConnection) compile(p *Problems, at string) *Connection {
-	if c.Address == "" {
-		p.add(at+".address", "missing (such as \"https://vault.vault.svc:8200\")")
-	} else if err := config.CheckAddress(c.Address); err != nil {
-		p.add(at+".address", "%v", err)
-	}
-	if c.CA != "" && !x509.NewCertPool().AppendCertsFromPEM([]byte(c.CA)) {
-		p.add(at+".ca", "holds no certificate (a PEM bundle)")
-	}
-	method := or(c.Auth.Method, "kubernetes")
-	if method != "kubernetes" {
-		p.add(at+".auth.method", "%q (kubernetes)", method)
-	}
-	mount := or(c.Auth.Mount, "kubernetes")
-	if m := strings.TrimPrefix(mount, "auth/"); strings.Trim(m, "/") == "" || path.Clean("/"+m) != "/"+strings.Trim(m, "/") {
-		p.add(at+".auth.mount", "%q (the path of the auth method, such as \"kubernetes\")", mount)
-	}
-	if c.Auth.Role != "" {
-		if _, err := expandRole(c.Auth.Role, Identity{"namespace", "account"}); err != nil {
-			p.add(at+".auth.role", "%v", err)
-		}
-	}
-	audience := "vault"
-	if c.Auth.Audience != nil {
-		audience = *c.Auth.Audience
-	}
-	allowed := c.AllowedNamespaces
-	if allowed == nil {
-		allowed = []string{"*"}
-	}
-	checkPatterns(p, at+".allowedNamespaces", allowed)
-	return &Connection{
-		Vault: config.Vault{
-			Address:       c.Address,
-			CA:            c.CA,
-			TLSServerName: c.TLSServerName,
-			Namespace:     c.Namespace,
-			Auth: config.Auth{
-				Method:    method,
-				Mount:     mount,
-				Namespace: c.Auth.Namespace,
-				Audience:  audience,
-				TokenPath: config.TokenPath,
-			},
-		},
-		RoleTemplate:      c.Auth.Role,
-		AllowedNamespaces: allowed,
-	}
-}
-
-func (d *operatorDefaults) compile(p *Problems) Defaults {
-	out := Defaults{
-		MountPath:    or(d.MountPath, "/vault/secrets"),
-		Refresh:      5 * time.Minute,
-		StartTimeout: 2 * time.Minute,
-	}
-	if l := or(d.Lifecycle, "native"); l != "native" {
-		p.add("defaults.lifecycle", "%q (native)", l)
-	}
-	if g := or(d.Gate, "hook"); g != "hook" {
-		p.add("defaults.gate", "%q (hook)", g)
-	}
-	if m, err := parseMountPath(out.MountPath); err != nil {
-		p.add("defaults.mountPath", "%v", err)
-	} else {
-		out.MountPath = m
-	}
-	for _, v := range []struct {
-		name, value string
-		least       time.Duration
-		to          *time.Duration
-	}{
-		{"refresh", d.Refresh, config.MinRefresh, &out.Refresh},
-		{"startTimeout", d.StartTimeout, config.MinStartTimeout, &out.StartTimeout},
-	} {
-		if v.value == "" {
-			continue
-		}
-		parsed, err := parseDuration(v.value, v.least)
-		if err != nil {
-			p.add("defaults."+v.name, "%v", err)
-			continue
-		}
-		*v.to = parsed
-	}
-	out.Resources = d.Resources.compile(p)
-	return out
-}
-
-// What the agent asks for where the operator does not say: it idles.
-const (
-	requestCPU    = "5m"
-	requestMemory = "16Mi"
-	// volumeSize bounds the published files. The pages of a tmpfs are charged
-	// to the container that writes them, so a memory limit has to cover it.
-	volumeSize = "16Mi"
-)
-
-func (r *operatorResources) compile(p *Problems) corev1.ResourceRequirements {
-	list := func(at string, values map[string]rawJSON) corev1.ResourceList {
-		out := make(corev1.ResourceList)
-		for _, name := range slices.Sorted(maps.Keys(values)) {
-			value := strings.Trim(string(values[name]), `"`) // a number is a quantity too
-			q, err := resource.ParseQuantity(value)
-			switch {
-			case name != "cpu" && name != "memory" && name != "ephemeral-storage":
-				p.add(at+"."+name, "unknown resource (cpu, memory, ephemeral-storage)")
-			case err != nil || q.Sign() < 0:
-				p.add(at+"."+name, "%q (a quantity such as \"5m\" or \"16Mi\")", value)
-			default:
-				out[corev1.ResourceName(name)] = q
-			}
-		}
-		return out
-	}
-	const at = "defaults.resources"
-	out := corev1.ResourceRequirements{
-		Requests: list(at+".requests", r.Requests),
-		Limits:   list(at+".limits", r.Limits),
-	}
-	for name, value := range map[corev1.ResourceName]string{
-		corev1.ResourceCPU: requestCPU, corev1.ResourceMemory: requestMemory,
-	} {
-		if _, ok := out.Requests[name]; !ok {
-			out.Requests[name] = resource.MustParse(value)
-		}
-	}
-	for _, name := range slices.Sorted(maps.Keys(out.Limits)) {
-		limit, request := out.Limits[name], out.Requests[name]
-		if limit.Cmp(request) < 0 {
-			p.add(at+".limits."+string(name), "%s is below the request (at least %s)", limit.String(), request.String())
-		}
-	}
-	least := resource.MustParse(requestMemory)
-	least.Add(resource.MustParse(volumeSize))
-	if limit, ok := out.Limits[corev1.ResourceMemory]; ok && limit.Cmp(least) < 0 {
-		p.add(at+".limits.memory", "%s does not cover the volume of %s that is charged to the agent (at least %s)", limit.String(), volumeSize, least.String())
-	}
-	if len(out.Limits) == 0 {
-		out.Limits = nil
-	}
-	return out
 }
 
 func checkPatterns(p *Problems, at string, patterns []string) {

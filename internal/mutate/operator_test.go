@@ -1,6 +1,7 @@
 package mutate
 
 import (
+	"errors"
 	"os"
 	"strings"
 	"testing"
@@ -28,23 +29,43 @@ func TestParseConfigReportsEveryProblem(t *testing.T) {
 agentImage: "an image"
 agentimage: other
 imagePullPolicy: Sometimes
+imagePullSecrets: [{name: registry}, {name: "a registry"}, {nane: registry}]
 connections:
   a: {adress: "https://vault", ca: nonsense, auth: {method: jwt, mount: auth/, role: "{{.Pod}}"}, allowedNamespaces: ["[", ""]}
-  b: {address: "https://me:secret@vault"}
+  b: {address: "https://me:secret@vault", proxy: "http://me:secret@proxy", headers: {Authorization: secret, X-Team: shop}}
   c: {address: "vault:8200", auth: {mount: ../sys}}
+  d:
+    address: https://vault
+    ca: "-----BEGIN PRIVATE KEY-----"
+    caConfigMap: {key: a/b}
+    caSecret: {name: Vault_CA, kye: ca.crt}
+    clientCertSecret: {}
+    proxy: proxy:3128
+    timeout: 1ms
+    tlsServerName: https://vault
+    headers: {Host: vault, "X Team": shop}
+    namespace: "a\nb"
+    auth: {namespace: "a b"}
+  e: {address: "https://vault", clusterTrustBundle: {name: a, signerName: example.com/b}}
+  f: {address: "https://vault", clusterTrustBundle: {labelSelector: {matchLabel: {}}}}
+  g: {address: "https://vault", clusterTrustBundle: {name: "A B", labelSelector: {}}, timeout: "30"}
+  h: {address: "https://vault", clusterTrustBundle: {signerName: vault, labelSelector: {matchExpressions: [{key: a, operator: Is}]}}}
+  "the last": {address: "https://vault"}
 defaults:
-  lifecycle: init
-  gate: hook+probe
+  lifecycle: job
+  gate: probe
   mountPath: relative
   refresh: soon
   startTimeout: 1ms
   resources: {requests: {cpu: lots, gpu: 1}, limits: {cpu: 1m, memory: 20Mi}}
   more: true
+policy: {mayOverride: [service], mayoverride: []}
 runtimeClassesWithoutSubPath: ["kata-[",]
 `))
 	const want = `
   agentImage: "an image" holds a blank (an image reference)
   agentimage: unknown key (did you mean "agentImage"?)
+  connections: "the last" is no name (one that pods can ask for, without blanks)
   connections.a.address: missing (such as "https://vault.vault.svc:8200")
   connections.a.adress: unknown key (did you mean "address"?)
   connections.a.allowedNamespaces: "[" is no pattern (a name, or one with * and ?)
@@ -54,10 +75,35 @@ runtimeClassesWithoutSubPath: ["kata-[",]
   connections.a.auth.role: "{{.Pod}}" holds an unknown action ({{.Namespace}} and {{.ServiceAccount}})
   connections.a.ca: holds no certificate (a PEM bundle)
   connections.b.address: holds credentials (a URL without user and password)
+  connections.b.headers: "Authorization" would hold credentials, which anybody who may read pods could read (another header)
+  connections.b.proxy: holds credentials (a URL without user and password)
   connections.c.address: "vault:8200" has no scheme and host (such as "https://vault.vault.svc:8200")
   connections.c.auth.mount: "../sys" (the path of the auth method, such as "kubernetes")
-  defaults.gate: "hook+probe" (hook)
-  defaults.lifecycle: "init" (native)
+  connections.d.auth.namespace: "a b" (the path of a Vault namespace, such as "team/shop")
+  connections.d.ca: stands beside caConfigMap and caSecret (one of ca, caConfigMap, caSecret, clusterTrustBundle)
+  connections.d.ca: holds a private key, which everybody who may read pods could read (certificates alone)
+  connections.d.caConfigMap.key: "a/b" (a key of it, such as "ca.crt")
+  connections.d.caConfigMap.name: missing (the name of a ConfigMap in each workload's namespace)
+  connections.d.caSecret.kye: unknown key (did you mean "key"?)
+  connections.d.caSecret.name: "Vault_CA" (the name of a Secret: lower-case letters, digits, "-" and ".")
+  connections.d.clientCertSecret.name: missing (the name of a Secret of type kubernetes.io/tls in each workload's namespace)
+  connections.d.headers: "Host" is set by the agent itself (another header)
+  connections.d.headers: "X Team" is no name of a header (letters, digits and "-")
+  connections.d.namespace: "a\nb" (the path of a Vault namespace, such as "team/shop")
+  connections.d.proxy: "proxy:3128" has no scheme and host (such as "http://proxy.example:3128")
+  connections.d.timeout: 1ms is too short (at least 1s)
+  connections.d.tlsServerName: "https://vault" (a host name of Vault's certificate, such as "vault.example")
+  connections.e.clusterTrustBundle: has both name and signerName (one of them)
+  connections.f.clusterTrustBundle: has neither name nor signerName (one of them)
+  connections.f.clusterTrustBundle.labelSelector: stands without signerName (only beside it)
+  connections.f.clusterTrustBundle.labelSelector.matchLabel: unknown key (did you mean "matchLabels"?)
+  connections.g.clusterTrustBundle.labelSelector: stands without signerName (only beside it)
+  connections.g.clusterTrustBundle.name: "A B" (the name of a ClusterTrustBundle)
+  connections.g.timeout: "30" (a number with a unit, such as "90s" or "5m", at least 1s)
+  connections.h.clusterTrustBundle.labelSelector: "Is" is not a valid label selector operator (matchLabels and matchExpressions as elsewhere in Kubernetes)
+  connections.h.clusterTrustBundle.signerName: "vault" (a signer, such as "example.com/vault")
+  defaults.gate: "probe" (hook, hook+probe)
+  defaults.lifecycle: "job" (native, init, sidecar)
   defaults.more: unknown key (lifecycle, gate, mountPath, refresh, startTimeout, resources)
   defaults.mountPath: "relative" (an absolute path such as "/vault/secrets", not below /proc, /sys, /dev or the ServiceAccount's token)
   defaults.refresh: "soon" (a number with a unit, such as "90s" or "5m", at least 5s)
@@ -67,15 +113,24 @@ runtimeClassesWithoutSubPath: ["kata-[",]
   defaults.resources.requests.gpu: unknown resource (cpu, memory, ephemeral-storage)
   defaults.startTimeout: 1ms is too short (at least 1s)
   imagePullPolicy: "Sometimes" (Always, IfNotPresent, Never)
+  imagePullSecrets[1].name: "a registry" (the name of a Secret: lower-case letters, digits, "-" and ".")
+  imagePullSecrets[2].name: missing (the name of a Secret in each workload's namespace)
+  imagePullSecrets[2].nane: unknown key (did you mean "name"?)
+  policy.mayOverride: "service" is unknown (there is nothing to override yet)
+  policy.mayoverride: unknown key (did you mean "mayOverride"?)
   runtimeClassesWithoutSubPath: "kata-[" is no pattern (a name, or one with * and ?)`
 	if err == nil {
 		t.Fatal("no error")
 	}
-	if got := err.Error(); got != "25 problems:"+want {
-		t.Errorf("differs:\n%s", firstDifference("25 problems:"+want, got))
+	var problems Problems
+	if !errors.As(err, &problems) {
+		t.Fatalf("%T", err)
+	}
+	if got := "\n  " + strings.Join(problems, "\n  "); got != want {
+		t.Errorf("differs:\n%s", firstDifference(want, got))
 	}
 	if strings.Contains(err.Error(), "secret@") {
-		t.Error("the credentials of an address are repeated")
+		t.Error("the credentials of a URL are repeated")
 	}
 	if t.Failed() {
 		t.Log(err)
