@@ -28,13 +28,15 @@ type File struct {
 }
 
 // Publish makes files the published set: all at once, and nothing else stays.
-// It returns the paths whose bytes or mode changed. A file that stays the same
-// stays the same inode; where all do, nothing is written. On an error the old
-// set is still published.
+// It returns the paths whose bytes or mode changed, or that are gone. A file that
+// stays the same stays the same inode; where all do, nothing is written. On an
+// error the old set is still published.
 func (v *Volume) Publish(files []File) (changed []string, err error) {
 	old := v.currentSet()
+	gone := v.paths(old)
 	var next, linked []File
 	for _, f := range files {
+		delete(gone, f.Path)
 		switch {
 		case f.Keep:
 			if v.has(old, f.Path) {
@@ -47,9 +49,11 @@ func (v *Volume) Publish(files []File) (changed []string, err error) {
 			changed = append(changed, f.Path)
 		}
 	}
-	if len(next) == 0 && old != "" && v.count(old) == len(linked) {
+	if len(next) == 0 && len(gone) == 0 && old != "" {
 		return nil, nil
 	}
+	changed = slices.AppendSeq(changed, maps.Keys(gone))
+	slices.Sort(changed)
 	set, err := v.newSet()
 	if err == nil {
 		err = v.fill(set, old, next, linked)
@@ -66,8 +70,9 @@ func (v *Volume) Publish(files []File) (changed []string, err error) {
 	return changed, nil
 }
 
-// Has reports whether a file is published at path.
-func (v *Volume) Has(p string) bool { return v.has(v.currentSet(), p) }
+// Set is the name of the published set, or "" where nothing is published yet.
+// Another publication has another name.
+func (v *Volume) Set() string { return v.currentSet() }
 
 // currentSet is the name of the set that is published, or "".
 func (v *Volume) currentSet() string {
@@ -104,20 +109,25 @@ func (v *Volume) same(set string, f File) bool {
 	return err == nil && bytes.Equal(old, content)
 }
 
-// count returns the number of files in a set.
-func (v *Volume) count(set string) (n int) {
-	_ = fs.WalkDir(v.root.FS(), path.Join(config.FilesName, set), func(_ string, d fs.DirEntry, err error) error {
+// paths are the files of a set.
+func (v *Volume) paths(set string) map[string]bool {
+	paths := make(map[string]bool)
+	if set == "" {
+		return paths
+	}
+	dir := path.Join(config.FilesName, set)
+	_ = fs.WalkDir(v.root.FS(), dir, func(p string, d fs.DirEntry, err error) error {
 		if err == nil && !d.IsDir() {
-			n++
+			paths[strings.TrimPrefix(p, dir+"/")] = true
 		}
 		return nil
 	})
-	return n
+	return paths
 }
 
 // newSet makes an empty set under a name that was not there.
 func (v *Volume) newSet() (string, error) {
-	stamp := time.Now().UTC().Format("..2006_01_02_15_04_05")
+	stamp := time.Now().UTC().Format("..2006_01_02_15_04_05.000000000")
 	for i := 0; ; i++ {
 		set := stamp + "." + strconv.Itoa(i)
 		dir := path.Join(config.FilesName, set)

@@ -27,9 +27,11 @@ import (
 const (
 	nowhere = "nowhere" // where the closed gate leads: a name that never exists
 	newGate = config.OutName + ".new"
-	current = config.FilesName + "/..data"
-	newData = config.FilesName + "/..data_tmp"
-	partial = ".new" // ends the name of a private file that is being written
+	// hookGate is the hook's own, since the agent may be at the gate as well.
+	hookGate = config.OutName + ".hook"
+	current  = config.FilesName + "/..data"
+	newData  = config.FilesName + "/..data_tmp"
+	partial  = ".new" // ends the name of a private file that is being written
 )
 
 // Volume is the shared directory. One agent at a time may change it.
@@ -70,10 +72,32 @@ func (v *Volume) Guard() error {
 	return nil
 }
 
-// GateOpen reports whether the first set of files is published.
+// GateOpen reports whether app containers may start.
 func (v *Volume) GateOpen() bool {
 	target, err := v.root.Readlink(config.OutName)
 	return err == nil && target == config.FilesName
+}
+
+// OpenAtOnce opens the gate before there are files, for apps that wait for their files
+// by themselves. Unlike all else it may be called while the agent works on the
+// volume.
+func (v *Volume) OpenAtOnce() error {
+	if err := v.directory(config.FilesName, 0o755); err != nil {
+		return fmt.Errorf("making the directory of files: %w", err)
+	}
+	if err := v.symlink(config.FilesName, config.OutName); err != nil && !errors.Is(err, fs.ErrExist) {
+		return fmt.Errorf("making the start gate: %w", err)
+	}
+	for !v.GateOpen() {
+		if err := v.Guard(); err != nil {
+			return err
+		}
+		// The agent that starts clears away what it takes for left behind.
+		if err := v.replaceLink(config.FilesName, hookGate, config.OutName); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("turning the start gate to %s: %w", config.FilesName, err)
+		}
+	}
+	return v.sync(".")
 }
 
 // OpenGate lets app containers start.
@@ -106,8 +130,10 @@ func (v *Volume) Prepare() error {
 	if err := v.directory(config.FilesName, 0o755); err != nil {
 		return err
 	}
-	if err := v.remove(newGate); err != nil {
-		return err
+	for _, left := range []string{newGate, hookGate} {
+		if err := v.remove(left); err != nil {
+			return err
+		}
 	}
 	kept, err := v.entries(config.PrivateName)
 	if err != nil {

@@ -138,7 +138,7 @@ func TestPublish(t *testing.T) {
 	if v.currentSet() != set {
 		t.Error("a new set although nothing changed")
 	}
-	if got := publish(t, v, file("a", "1", 0o440), file("tls/x/b", "2!", 0o444)); !slices.Equal(got, []string{"a"}) {
+	if got := publish(t, v, file("a", "1", 0o440), file("tls/x/b", "2!", 0o444)); !slices.Equal(got, []string{"a", "tls/c"}) {
 		t.Errorf("changed %v", got)
 	}
 	if got, want := read(t, mounted), map[string]string{"a": "440 1", "tls/x/b": "444 2!"}; !maps.Equal(got, want) {
