@@ -1,14 +1,17 @@
 // Command agent runs beside an app in its pod: it logs in to Vault with the
 // pod's ServiceAccount and publishes secrets as files.
 //
-//	agent [--config FILE]      run until SIGTERM
-//	agent wait [--timeout D]   hold the app back until the first files are out
-//	agent ready                exit 0 once they are, else print why not
+//	agent [--config FILE]          run until SIGTERM
+//	agent --once [--config FILE]   publish the files once and end
+//	agent wait [--timeout D]       hold the app back until the first files are out
+//	agent wait --open              make way for an app that waits for them itself
+//	agent ready                    exit 0 once they are, else print why not
 //	agent version
 //
 // Without --config the configuration comes from the environment variable
-// LATCHKEY_CONFIG, which the injector sets. The exit code is 0 on SIGTERM, 1
-// when the files could not be published, and 2 for a bad configuration.
+// LATCHKEY_CONFIG, which the injector sets; lifecycle init in it is --once. The
+// exit code is 0 on SIGTERM or when --once is done, 1 when the files could not
+// be published, and 2 for a bad configuration.
 package main
 
 import (
@@ -59,13 +62,15 @@ func command(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	flags := flag.NewFlagSet("agent "+name, flag.ContinueOnError)
 	flags.SetOutput(stderr)
 	dir := flags.String("volume", config.VolumeDir, "the `directory` that agent and app share")
-	file, last, timeout := "", "", time.Duration(0)
+	file, last, timeout, once, open := "", "", time.Duration(0), false, false
 	switch name {
 	case "":
 		flags.StringVar(&file, "config", "", "read the configuration from this `file` instead of the environment")
+		flags.BoolVar(&once, "once", false, "publish the files once and end, whatever the configuration's lifecycle")
 		flags.StringVar(&last, "termination-log", config.TerminationLog, "write the reason of a failure to this `file`")
 	case "wait":
 		flags.DurationVar(&timeout, "timeout", 3*time.Second, "the longest time to wait")
+		flags.BoolVar(&open, "open", false, "let the app start before there are files, instead of waiting for them")
 	}
 	if err := flags.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
@@ -82,8 +87,8 @@ func command(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		return 0
 	}
 	run, known := map[string]func(*volume.Volume) int{
-		"":      func(v *volume.Volume) int { return serve(ctx, v, file, last, stderr) },
-		"wait":  func(v *volume.Volume) int { return wait(ctx, v, timeout, stderr) },
+		"":      func(v *volume.Volume) int { return serve(ctx, v, file, last, once, stderr) },
+		"wait":  func(v *volume.Volume) int { return wait(ctx, v, timeout, open, stderr) },
 		"ready": func(v *volume.Volume) int { return ready(v, stdout) },
 	}[name]
 	if !known {
@@ -99,7 +104,7 @@ func command(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	return run(v)
 }
 
-func serve(ctx context.Context, v *volume.Volume, file, terminationLog string, stderr io.Writer) int {
+func serve(ctx context.Context, v *volume.Volume, file, terminationLog string, once bool, stderr io.Writer) int {
 	log := newLogger(config.Log{}, stderr)
 	fail := func(code int, err error) int {
 		log.Error("ended", "reason", err)
@@ -115,6 +120,9 @@ func serve(ctx context.Context, v *volume.Volume, file, terminationLog string, s
 		return fail(exitUsage, err)
 	}
 	log = newLogger(c.Log, stderr)
+	if once {
+		c.Lifecycle = config.Init
+	}
 	a, err := agent.New(c, v, log)
 	if err != nil {
 		return fail(exitUsage, fmt.Errorf("reading the templates: %w", err))
@@ -125,10 +133,14 @@ func serve(ctx context.Context, v *volume.Volume, file, terminationLog string, s
 	return 0
 }
 
-func wait(ctx context.Context, v *volume.Volume, timeout time.Duration, stderr io.Writer) int {
+func wait(ctx context.Context, v *volume.Volume, timeout time.Duration, open bool, stderr io.Writer) int {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	if err := agent.Wait(ctx, v); err != nil {
+	hook := func() error { return agent.Wait(ctx, v) }
+	if open {
+		hook = v.OpenAtOnce
+	}
+	if err := hook(); err != nil {
 		fmt.Fprintln(stderr, "agent wait:", err)
 		return exitFailed
 	}

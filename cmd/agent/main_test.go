@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/latchkey-dev/latchkey/internal/agent/volume"
 	"github.com/latchkey-dev/latchkey/internal/version"
 )
 
@@ -54,15 +55,23 @@ func TestWait(t *testing.T) {
 		t.Errorf("gate leads to %q (%v)", target, err)
 	}
 
+	v, err := volume.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer v.Close()
+	if err := v.Prepare(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := v.Publish(nil); err != nil {
+		t.Fatal(err)
+	}
 	returned := make(chan int)
 	go func() {
 		code, _, _ := result(t.Context(), "wait", "--timeout", "1m", "--volume", dir)
 		returned <- code
 	}()
-	if err := os.Symlink("files", filepath.Join(dir, "new")); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Rename(filepath.Join(dir, "new"), filepath.Join(dir, "out")); err != nil {
+	if err := v.OpenGate(); err != nil {
 		t.Fatal(err)
 	}
 	if code := <-returned; code != 0 {
@@ -73,6 +82,43 @@ func TestWait(t *testing.T) {
 	}
 }
 
+// With --open the gate is open at once, whatever the agent has done by then;
+// the files are still waited for by readiness.
+func TestWaitOpen(t *testing.T) {
+	for name, before := range map[string]func(*volume.Volume) error{
+		"first": func(*volume.Volume) error { return nil }, "guarded": (*volume.Volume).Guard, "prepared": (*volume.Volume).Prepare,
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			v, err := volume.Open(dir)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer v.Close()
+			if err := before(v); err != nil {
+				t.Fatal(err)
+			}
+			for range 2 {
+				if code, out, errs := result(t.Context(), "wait", "--open", "--volume", dir); code != 0 || out+errs != "" {
+					t.Errorf("code %d, %q, %q", code, out, errs)
+				}
+				if info, err := os.Stat(filepath.Join(dir, "out")); err != nil || !info.IsDir() {
+					t.Errorf("the gate leads to no directory: %v", err)
+				}
+			}
+			if code, out, _ := result(t.Context(), "ready", "--volume", dir); code != 1 || out == "" {
+				t.Errorf("ready without files: code %d, %q", code, out)
+			}
+			if err := v.Prepare(); err != nil {
+				t.Fatal(err)
+			}
+			if names, err := os.ReadDir(dir); err != nil || len(names) != 3 {
+				t.Errorf("left over: %v (%v)", names, err)
+			}
+		})
+	}
+}
+
 func TestWaitWithoutGate(t *testing.T) {
 	dir := t.TempDir()
 	if err := os.Mkdir(filepath.Join(dir, "out"), 0o755); err != nil {
@@ -80,6 +126,9 @@ func TestWaitWithoutGate(t *testing.T) {
 	}
 	if code, _, errs := result(t.Context(), "wait", "--timeout", "1m", "--volume", dir); code != 1 || !strings.Contains(errs, "delete the pod") {
 		t.Errorf("code %d, %q", code, errs)
+	}
+	if code, _, errs := result(t.Context(), "wait", "--open", "--volume", dir); code != 1 || !strings.Contains(errs, "delete the pod") {
+		t.Errorf("open: code %d, %q", code, errs)
 	}
 	if code, _, errs := result(t.Context(), "wait", "--volume", filepath.Join(dir, "nope")); code != 1 || errs == "" {
 		t.Errorf("code %d, %q", code, errs)
@@ -133,6 +182,19 @@ func TestStartTimeout(t *testing.T) {
 	}
 	if code, out, _ := result(t.Context(), "ready", "--volume", dir); code != 1 || !strings.Contains(out, "ServiceAccount token") || strings.Count(out, "\n") != 1 {
 		t.Errorf("ready: code %d, %q", code, out)
+	}
+}
+
+// An init container that is told to end before it is done has not succeeded.
+func TestOnce(t *testing.T) {
+	dir := t.TempDir()
+	t.Setenv("LATCHKEY_CONFIG", conf)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	words := filepath.Join(dir, "words")
+	code, _, _ := result(ctx, "--once", "--volume", dir, "--termination-log", words)
+	if got, _ := os.ReadFile(words); code != 1 || string(got) != "told to end before the files were published\n" {
+		t.Errorf("code %d, last words %q", code, got)
 	}
 }
 

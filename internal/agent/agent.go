@@ -11,7 +11,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"net/http"
 	"runtime/debug"
@@ -29,16 +28,17 @@ const loginInterval = 10 * time.Minute
 // Agent is one agent. Its fields belong to the goroutine of Run, but for what
 // has a lock of its own.
 type Agent struct {
-	config *config.Agent
-	volume *volume.Volume
-	log    *slog.Logger
-	files  []*render.Renderer
+	config  *config.Agent
+	volume  *volume.Volume
+	log     *slog.Logger
+	entries []*entry
 	// transport carries all calls to Vault; nil until the first one.
 	transport http.RoundTripper
 	// rest is called after each round.
-	rest   func()
-	mounts mounts
-	leases leases
+	rest     func()
+	mounts   mounts
+	refused  refusals
+	notifier *notifier
 
 	session *session
 	// candidate is the token of an earlier run, not yet taken into use.
@@ -46,10 +46,16 @@ type Agent struct {
 	// retired is the token that was replaced last, if it is still good: it is
 	// revoked when the secrets have been read under the new one.
 	retired *session
-	// open means that the app's containers may start: the first set is out.
+	// open means that the first set is out: the gate is open, and from now on
+	// each entry fails alone.
 	open bool
-	// started means that apps may be running, the gate open or not.
+	// started means that apps may be using files, the gate open or not.
 	started bool
+	// publishAt is when to publish although nothing may be due, since the token
+	// has changed; zero is not at all.
+	publishAt time.Time
+	// pause is until when Vault is left alone.
+	pause time.Time
 	// relogin asks for one try of a new login at the next look at the token.
 	relogin    bool
 	loginTried time.Time
@@ -71,25 +77,23 @@ func New(c *config.Agent, v *volume.Volume, log *slog.Logger) (*Agent, error) {
 	for _, f := range c.Files {
 		r, err := render.New(f)
 		errs = append(errs, err)
-		a.files = append(a.files, r)
+		a.entries = append(a.entries, &entry{file: f, render: r})
 	}
 	return a, errors.Join(errs...)
 }
 
-// Run works until ctx ends, then revokes its token and returns nil. It returns
-// an error, with the reason in one line, if the first set of files is not out
-// when the start timeout is over.
+// Run works until ctx ends, then revokes its token, if it is to, and returns
+// nil. With lifecycle init it returns as soon as the files are published. It
+// returns an error, with the reason in one line, if the first set of files is
+// not out when the start timeout is over.
 func (a *Agent) Run(ctx context.Context) error {
 	a.began = time.Now()
-	if err := a.volume.Prepare(); err != nil {
+	if err := a.prepare(); err != nil {
 		return fmt.Errorf("preparing the shared volume: %w", err)
 	}
-	a.open = a.volume.GateOpen()
-	_, err := a.volume.ReadPrivate(keptRevoked)
-	revoked := err == nil
-	a.started = a.open || revoked
-	if !revoked {
-		a.candidate = a.remembered()
+	a.notifier = newNotifier(ctx, a.config.Notify, a.log)
+	if a.open {
+		a.announce()
 	}
 
 	// Until apps may be running, calls end with the start timeout as well.
@@ -102,38 +106,40 @@ func (a *Agent) Run(ctx context.Context) error {
 
 	token := time.NewTimer(0)
 	defer token.Stop()
-	refresh := time.NewTimer(time.Hour)
-	refresh.Stop()
-	defer refresh.Stop()
+	next := time.NewTimer(never)
+	defer next.Stop()
 	rounds := make(chan []rendered, 1) // at the end nobody waits for the last one
 	var fetching *session              // the one that a round runs under, if one does
-	wanted := true                     // a round is due as soon as there is a token
 	for {
-		if wanted && fetching == nil && a.session != nil && !a.session.dead {
-			wanted, fetching = false, a.session
-			refresh.Stop()
-			go func(s *session) { rounds <- a.fetch(calls, s) }(fetching)
+		if fetching == nil && a.session != nil && !a.session.dead {
+			wait := time.Until(a.nextRound())
+			next.Reset(wait)
+			if wait <= 0 {
+				fetching = a.session
+				go func(s *session, due []*entry) { rounds <- a.fetch(calls, s, due) }(fetching, a.due())
+			}
 		}
 		select {
 		case <-calls.Done():
 			if ctx.Err() == nil {
 				return a.giveUp()
 			}
-			a.end()
-			return nil
+			return a.end()
 		case <-token.C:
-			before, lacking := a.session, a.session == nil || a.session.dead || a.relogin
 			token.Reset(a.tend(calls))
-			wanted = wanted || lacking && a.session != before
-		case <-refresh.C:
-			wanted = true
-		case files := <-rounds:
+		case <-next.C:
+		case set := <-a.notifier.told:
+			a.remember(set)
+		case out := <-rounds:
 			s := fetching
 			fetching = nil
 			if calls.Err() != nil {
 				continue // too late
 			}
-			refresh.Reset(a.apply(files, s))
+			a.apply(out, s)
+			if a.open && a.once() {
+				return a.finish()
+			}
 			// The next round is minutes away: what this one took is given back.
 			a.rest()
 			if a.started {
@@ -149,23 +155,63 @@ func (a *Agent) Run(ctx context.Context) error {
 	}
 }
 
+// once reports whether the agent publishes once and ends.
+func (a *Agent) once() bool { return a.config.Lifecycle == config.Init }
+
+// prepare finds out what an earlier run in this pod has left.
+func (a *Agent) prepare() error {
+	if err := a.volume.Prepare(); err != nil {
+		return err
+	}
+	_, err := a.volume.ReadPrivate(keptRevoked)
+	revoked := err == nil
+	switch a.config.Lifecycle {
+	case config.Init:
+		// No app runs beside an init container: each run makes the set anew.
+	case config.Sidecar:
+		a.open = a.volume.Set() != "" && !revoked
+		if err := a.volume.OpenGate(); err != nil {
+			return err
+		}
+	default:
+		a.open = a.volume.GateOpen() && !revoked
+	}
+	a.started = a.open || revoked
+	if !revoked {
+		a.candidate = a.remembered()
+	}
+	return nil
+}
+
 // connect makes the transport at its first use: the file with the CA may come
 // later than the agent.
-func (a *Agent) connect() (err error) {
-	if a.transport == nil {
-		a.transport, err = dial(a.config.Vault)
+func (a *Agent) connect() error {
+	if a.transport != nil {
+		return nil
 	}
-	return err
+	t, err := dial(a.config.Vault, a.log)
+	if err != nil {
+		return err
+	}
+	a.transport = t
+	return nil
 }
 
 // tend looks after the token: it adopts one, logs in, or renews. It returns
 // when to look again.
 func (a *Agent) tend(ctx context.Context) time.Duration {
+	before, lacking := a.session, a.session == nil || a.session.dead || a.relogin
 	err := a.keepToken(ctx)
 	if ctx.Err() != nil {
 		return time.Hour // nobody will look again
 	}
 	if err == nil {
+		if a.config.TokenFile != nil {
+			a.publishAt = time.Now()
+		}
+		if lacking && a.session != before {
+			a.readFailed()
+		}
 		a.tokenBackoff.reset()
 		a.solved("token")
 		at, _ := a.session.next()
@@ -210,121 +256,13 @@ func (a *Agent) keepToken(ctx context.Context) error {
 	}
 	if a.session != nil && !a.session.dead {
 		a.retire() // one at a time: logins must not pile up tokens
-		a.retired = a.session
+		if a.config.TokenFile == nil {
+			a.retired = a.session // else apps may still be using it
+		}
 	}
 	a.session = s
 	a.save(s)
 	a.log.Info("logged in to Vault", "address", a.config.Vault.Address, "mount", a.config.Vault.Auth.Mount, "role", a.config.Vault.Auth.Role,
 		"ttl", s.TTL.String(), "renewable", s.Renewable, "batch", s.Batch)
 	return nil
-}
-
-// apply publishes what a round brought and returns when the next is due.
-func (a *Agent) apply(files []rendered, s *session) time.Duration {
-	o := a.assess(files, s)
-	if o.first != "" && !a.open {
-		a.setReason(o.first)
-		return a.fetchBackoff.next(a.started, o.retryAfter)
-	}
-	set := make([]volume.File, len(files))
-	for i, r := range files {
-		f := a.config.Files[i]
-		set[i] = volume.File{Path: f.Path, Mode: fs.FileMode(f.Mode), Content: r.content, Keep: r.err != nil}
-	}
-	changed, err := a.volume.Publish(set)
-	if len(changed) > 0 {
-		a.log.Info("published files", "changed", changed, "files", len(set))
-	}
-	if err == nil && !a.open {
-		err = a.openGate()
-	}
-	if err != nil {
-		p := &Problem{Act: true, Text: err.Error()}
-		a.tell("volume", p)
-		if !a.open {
-			a.setReason(p.Text)
-		}
-		return a.fetchBackoff.next(a.started, 0)
-	}
-	a.solved("volume")
-	switch {
-	case o.down:
-		return a.fetchBackoff.next(a.started, o.retryAfter)
-	case o.passing:
-		// The other files are read again no later than always.
-		return min(a.fetchBackoff.next(a.started, o.retryAfter), a.refreshIn())
-	}
-	a.fetchBackoff.reset()
-	if s == a.session {
-		a.retire()
-	}
-	return a.refreshIn()
-}
-
-// outcome is what the files of a round say together.
-type outcome struct {
-	first      string // why the app's start has to wait, or ""
-	down       bool   // every call would fail: Vault, the way to it, or the token
-	passing    bool   // some file's problem is expected to pass
-	retryAfter time.Duration
-}
-
-// assess tells of a round's problems and draws the conclusions for the token
-// that it ran under.
-func (a *Agent) assess(files []rendered, s *session) (o outcome) {
-	failed, invalid := 0, false
-	for i, r := range files {
-		at := a.config.Files[i].Path
-		about := "path " + at
-		if r.err == nil {
-			a.solved(about)
-			continue
-		}
-		p := *problemOf(r.err)
-		switch {
-		case !p.Everywhere && !p.InvalidToken:
-			p.Text = fmt.Sprintf("path %q: %s", at, p.Text)
-			a.tell(about, &p)
-		case !o.down:
-			o.down = true
-			a.tell("Vault", &p)
-		}
-		if failed == 0 {
-			o.first = p.Text
-		}
-		failed++
-		invalid = invalid || p.InvalidToken
-		o.passing = o.passing || !p.Act
-		o.retryAfter = max(o.retryAfter, p.RetryAfter)
-		if p.Denied && s == a.session && time.Since(s.LoggedIn) > loginInterval && time.Since(a.loginTried) > loginInterval {
-			a.relogin, a.loginTried = true, time.Now()
-		}
-	}
-	if failed > 1 && !o.down {
-		o.first = fmt.Sprintf("%s (and %d more)", o.first, failed-1)
-	}
-	if !o.down {
-		a.solved("Vault")
-	}
-	if !invalid {
-		a.deadBackoff.reset()
-	} else if s == a.session {
-		s.dead = true
-	}
-	return o
-}
-
-func (a *Agent) openGate() error {
-	if err := a.volume.OpenGate(); err != nil {
-		return err
-	}
-	a.open, a.started = true, true
-	a.log.Info("ready", "after", time.Since(a.began).Round(time.Millisecond).String())
-	return errors.Join(a.volume.RemovePrivate(keptRevoked), a.volume.RemovePrivate(keptStatus))
-}
-
-// refreshIn spreads the reads of pods that started together.
-func (a *Agent) refreshIn() time.Duration {
-	every := time.Duration(a.config.Refresh)
-	return every - every/10 + jitter(every/5)
 }

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+
+	"github.com/latchkey-dev/latchkey/internal/config"
 )
 
 // retire revokes the token that was replaced. Where Vault is in trouble it is
@@ -21,18 +23,54 @@ func (a *Agent) retire() {
 	a.retired = nil
 }
 
+// revokes reports whether the token is revoked when the agent ends.
+func (a *Agent) revokes() bool {
+	said := a.config.RevokeOnExit
+	switch {
+	case said != nil && !*said:
+		return false
+	case a.once() && a.open:
+		// What is published goes on without the agent: what hangs on the token
+		// as well.
+		return a.config.TokenFile == nil && !a.refused.any()
+	}
+	return said != nil || a.config.TokenFile == nil
+}
+
+// finish ends an agent that publishes once and has.
+func (a *Agent) finish() error {
+	if !a.revokes() {
+		a.log.Info("done, token kept")
+		return nil
+	}
+	if err := errors.Join(a.volume.RemovePrivate(keptToken), a.revoke()); err != nil {
+		a.log.Warn("done without revoking the token, which runs out by itself", "reason", err)
+		return nil
+	}
+	a.log.Info("done, token revoked")
+	return nil
+}
+
 // end is what SIGTERM leads to. Apps may still run, or start again: before the
 // token is revoked, the note that it was is written, and the gate is closed, so
-// that no app starts on what may be dead.
-func (a *Agent) end() {
-	if a.session == nil || a.session.Batch {
+// that no app starts on what may be dead. With lifecycle sidecar the gate stays
+// open: such apps are held back by nothing, and wait for their files themselves.
+//
+// An agent that publishes once has not done so when it comes to this, which is
+// an error: the kubelet takes an init container that ends without one for done.
+func (a *Agent) end() error {
+	var ended error
+	if a.once() {
+		ended = errors.New("told to end before the files were published")
+	}
+	if a.session == nil || a.session.Batch || !a.revokes() {
 		a.log.Info("ended")
-		return
+		return ended
 	}
 	var err error
 	if a.started {
 		err = a.volume.WritePrivate(keptRevoked, nil)
-		if err == nil {
+		if err == nil && a.config.Lifecycle != config.Sidecar {
 			err = a.volume.CloseGate()
 		}
 	}
@@ -41,34 +79,41 @@ func (a *Agent) end() {
 		err = a.volume.RemovePrivate(keptToken)
 	}
 	if err == nil {
-		// One bound for all, whatever their number.
-		ctx, cancel := context.WithTimeout(context.Background(), revokeTimeout)
-		defer cancel()
-		if a.retired != nil {
-			err = a.retired.revoke(ctx)
-		}
-		err = errors.Join(err, a.session.revoke(ctx))
+		err = a.revoke()
 	}
 	if err != nil {
 		a.log.Warn("ended without revoking the token, which runs out by itself", "reason", err)
-		return
+		return ended
 	}
 	a.log.Info("ended, token revoked")
+	return ended
 }
 
-// giveUp ends a start that took too long. The token stays for the next start,
-// unless a lease hangs on it that nobody will ever use.
-func (a *Agent) giveUp() error {
-	a.leases.mu.Lock()
-	leased := len(a.leases.seen) > 0
-	a.leases.mu.Unlock()
-	a.retire()
-	if leased && a.session != nil {
-		err := a.volume.RemovePrivate(keptToken)
-		if err = errors.Join(err, a.session.revoke(context.Background())); err != nil {
-			a.log.Warn("giving up without revoking the token, which runs out by itself", "reason", err)
-		}
+// revoke revokes the token, and the one before it, within one bound for both.
+func (a *Agent) revoke() (err error) {
+	ctx, cancel := context.WithTimeout(context.Background(), revokeTimeout)
+	defer cancel()
+	if a.retired != nil {
+		err = a.retired.revoke(ctx)
 	}
+	return errors.Join(err, a.session.revoke(ctx))
+}
+
+// leave revokes the token of a start that came to nothing, where a lease hangs
+// on it that nobody will ever use. Otherwise the next start uses it.
+func (a *Agent) leave() {
+	if a.session == nil || !a.refused.any() {
+		return
+	}
+	if err := errors.Join(a.volume.RemovePrivate(keptToken), a.revoke()); err != nil {
+		a.log.Warn("giving up without revoking the token, which runs out by itself", "reason", err)
+	}
+}
+
+// giveUp ends a start that took too long.
+func (a *Agent) giveUp() error {
+	a.retire()
+	a.leave()
 	reason := a.reason
 	if reason == "" {
 		reason = "Vault has not answered yet"

@@ -37,6 +37,9 @@ type fakeVault struct {
 	minted  int
 	mounts  map[string]string         // "kv/" → "kv 2"
 	secrets map[string]map[string]any // API path → answer's fields beside request_id
+	// writes answer writes to API paths, given the data.
+	writes  map[string]func(map[string]any) map[string]any
+	revoked []string // leases
 	role    fakeRole
 	// fault, if set, answers instead where it returns true.
 	fault func(w http.ResponseWriter, r *http.Request) bool
@@ -76,7 +79,8 @@ func newFake(t *testing.T) *fakeVault {
 			"old/app":       {"data": data, "lease_duration": 2764800},
 			"db/creds/app":  {"data": data, "lease_id": "db/creds/app/x", "lease_duration": 3600, "renewable": true},
 		},
-		role: fakeRole{ttl: time.Hour, max: 24 * time.Hour},
+		writes: make(map[string]func(map[string]any) map[string]any),
+		role:   fakeRole{ttl: time.Hour, max: 24 * time.Hour},
 	}
 }
 
@@ -153,6 +157,21 @@ func (f *fakeVault) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			}
 		}
 		fail(w, 403, "preflight capability check returned 403, please ensure client's policies grant access to path")
+	case path == "sys/leases/revoke":
+		var body struct {
+			LeaseID string `json:"lease_id"`
+		}
+		if err := json.NewDecoder(r.Body).Decode(&body); err != nil || body.LeaseID == "" {
+			f.t.Errorf("revoking no lease: %v", err)
+		}
+		f.revoked = append(f.revoked, body.LeaseID)
+		w.WriteHeader(204)
+	case r.Method == http.MethodPut && f.writes[path] != nil:
+		var body map[string]any
+		if err := json.NewDecoder(r.Body).Decode(&body); err != nil {
+			f.t.Errorf("writing %s: %v", path, err)
+		}
+		answer(w, f.writes[path](body))
 	case r.Method == http.MethodGet && f.mounted(path):
 		s, ok := f.secrets[path]
 		if !ok {

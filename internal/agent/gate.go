@@ -31,9 +31,11 @@ func Wait(ctx context.Context, v *volume.Volume) error {
 	return nil
 }
 
-// Ready reports whether the files are published and, if not, why, in one line.
+// Ready reports whether the files are published, and good, and, if not, why, in
+// one line.
 func Ready(v *volume.Volume) (ready bool, reason string) {
-	if v.GateOpen() {
+	_, err := v.ReadPrivate(keptRevoked)
+	if v.GateOpen() && v.Set() != "" && err != nil {
 		return true, ""
 	}
 	status, err := v.ReadPrivate(keptStatus)

@@ -37,7 +37,7 @@ func (a *Agent) login(ctx context.Context) (*session, error) {
 	if err := a.connect(); err != nil {
 		return nil, err
 	}
-	client, err := newClient(a.config.Vault.Address, a.transport, a.loginNamespace(), sealed.Value[string]{})
+	client, err := newClient(a.config.Vault, a.transport, a.loginNamespace(), sealed.Value[string]{})
 	if err != nil {
 		return nil, err
 	}
@@ -79,6 +79,7 @@ func (a *Agent) login(ctx context.Context) (*session, error) {
 			Batch:     more.Auth.TokenType == "batch",
 			Renewable: answer.Auth.Renewable && more.Auth.TokenType != "batch",
 			TTL:       ttl,
+			Accessor:  answer.Auth.Accessor,
 			LoggedIn:  now,
 			Granted:   now,
 			Expires:   now.Add(ttl),

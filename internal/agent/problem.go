@@ -30,6 +30,8 @@ type Problem struct {
 	NeedsLogin bool
 	// Denied means that the token is valid and its policies say no.
 	Denied bool
+	// Missing means that there is no such secret.
+	Missing bool
 	// RetryAfter is how long the server asks to be left alone.
 	RetryAfter time.Duration
 	// status and said are the answer of Vault, where it was one.
@@ -45,6 +47,7 @@ func classify(doing string, err error, e *exchange) *Problem {
 	p := &Problem{RetryAfter: e.retryAfter}
 	var response *api.ResponseError
 	var redirect redirected
+	var own *Problem
 	switch {
 	case errors.As(err, &response):
 		p.status = response.StatusCode
@@ -66,6 +69,9 @@ func classify(doing string, err error, e *exchange) *Problem {
 	case isTrust(err):
 		p.Act, p.Everywhere = true, true
 		p.Text = doing + ": " + e.quote(cause(err)) + " (correct the connection's ca or tlsServerName, or the server's certificate)"
+	case errors.As(err, &own): // the transport's
+		p.Act, p.Everywhere = own.Act, true
+		p.Text = doing + ": " + own.Text
 	case errors.Is(err, context.DeadlineExceeded):
 		p.Everywhere = true
 		p.Text = doing + ": no answer in time"

@@ -9,22 +9,29 @@ import (
 	"path"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/latchkey-dev/latchkey/internal/render"
-	"github.com/latchkey-dev/latchkey/internal/render/sealed"
 )
 
 // concurrency bounds the calls that one agent has under way.
 const concurrency = 4
 
-// rendered is the outcome of one file of a round.
+// rendered is the outcome of one entry of a round.
 type rendered struct {
-	content sealed.Value[[]byte]
-	err     error
+	*entry
+	files []render.Output
+	// absent means that the secret does not exist and need not.
+	absent bool
+	// reads names what the entry asked Vault for.
+	reads []string
+	// again is when a write is due again.
+	again time.Time
+	err   error
 }
 
-// round reads every secret once, however many files want it, and renders all
-// files.
+// round reads every secret once, however many entries want it, and renders
+// entries.
 type round struct {
 	agent   *Agent
 	session *session
@@ -40,33 +47,61 @@ type round struct {
 type call struct {
 	done   chan struct{}
 	secret *render.Secret
+	again  time.Time // of a write
 	err    error
 }
 
-// fetch runs one round. It changes nothing but the cache of mounts.
-func (a *Agent) fetch(ctx context.Context, s *session) []rendered {
+// fetch runs one round. It changes nothing but the cache of mounts and what is
+// kept of writes.
+func (a *Agent) fetch(ctx context.Context, s *session, due []*entry) []rendered {
 	r := &round{agent: a, session: s, ctx: ctx, calls: make(map[string]*call)}
-	out := make([]rendered, len(a.files))
+	out := make([]rendered, len(due))
 	var wg sync.WaitGroup
 	slots := make(chan struct{}, concurrency)
-	for i, file := range a.files {
+	for i, e := range due {
 		wg.Go(func() {
 			slots <- struct{}{}
 			defer func() { <-slots }()
-			out[i].content, out[i].err = file.Render(r.lookup)
+			out[i] = r.render(e)
 		})
 	}
 	wg.Wait()
 	return out
 }
 
-// lookup is the render.Lookup of a round.
-func (r *round) lookup(secret string, kv int) (*render.Secret, error) {
-	at, err := r.resolve(secret, kv)
-	if err != nil {
-		return nil, err
+func (r *round) render(e *entry) rendered {
+	out := rendered{entry: e}
+	out.files, out.err = e.render.Render(func(q render.Request) (*render.Secret, error) {
+		c, key, err := r.lookup(q)
+		if key != "" {
+			out.reads = append(out.reads, key)
+		}
+		if err != nil {
+			return nil, err
+		}
+		out.again = c.again
+		return c.secret, c.err
+	})
+	var p *Problem
+	if e.file.Optional && errors.As(out.err, &p) && p.Missing {
+		out.absent, out.err = true, nil
 	}
-	key := at.path + "?" + at.query.Encode()
+	return out
+}
+
+// lookup answers a request, whose key is the same for all that ask Vault the
+// same. The first who asks makes the call; the others wait for it.
+func (r *round) lookup(q render.Request) (c *call, key string, err error) {
+	var at location
+	if q.Data == nil {
+		at, err = r.resolve(q.Path, q.KV)
+		key = at.path + "?" + at.query.Encode()
+	} else {
+		key, err = r.agent.writeKey(q)
+	}
+	if err != nil {
+		return nil, "", err
+	}
 	r.mu.Lock()
 	c, known := r.calls[key]
 	if !known {
@@ -75,11 +110,15 @@ func (r *round) lookup(secret string, kv int) (*render.Secret, error) {
 	}
 	r.mu.Unlock()
 	if !known {
-		c.secret, c.err = r.read(at)
+		if q.Data == nil {
+			c.secret, c.err = r.read(at)
+		} else {
+			c.secret, c.again, c.err = r.write(q, key)
+		}
 		close(c.done)
 	}
 	<-c.done
-	return c.secret, c.err
+	return c, key, nil
 }
 
 // location is where a secret lies in Vault's API.
@@ -136,7 +175,7 @@ func (r *round) resolve(secret string, kv int) (location, error) {
 // read asks Vault for one secret.
 func (r *round) read(at location) (*render.Secret, error) {
 	doing := fmt.Sprintf("reading %q", at.path)
-	if p := r.agent.leasedAt(at.path); p != nil {
+	if p := r.agent.refused.at(at.path); p != nil {
 		return nil, p
 	}
 	if p := r.isDown(); p != nil {
@@ -160,9 +199,9 @@ func (r *round) read(at location) (*render.Secret, error) {
 		if s != nil && s.Data["metadata"] != nil {
 			text = "its version is deleted (404): undelete it, or write a new one"
 		}
-		return nil, &Problem{Act: true, Text: doing + ": " + text}
+		return nil, &Problem{Act: true, Missing: true, Text: doing + ": " + text}
 	case s != nil && s.LeaseID != "":
-		return nil, r.agent.refuseLeased(at.path)
+		return nil, r.refuse(doing, at.path, s.LeaseID)
 	case s == nil || len(s.Data) == 0:
 		return nil, &Problem{Text: fmt.Sprintf("%s: answered %d without data", doing, e.status)}
 	case at.kv2:
@@ -260,30 +299,6 @@ func (r *round) mountOf(p string) (mount, error) {
 	}
 	m.known[at] = found
 	return found, nil
-}
-
-// leases remembers which secrets came with a lease, so that none is asked for
-// a second time.
-type leases struct {
-	mu   sync.Mutex
-	seen map[string]*Problem
-}
-
-func (a *Agent) refuseLeased(p string) *Problem {
-	problem := &Problem{Act: true, Text: fmt.Sprintf("reading %q: the answer has a lease, which this release cannot keep alive (use a secret of a KV engine)", p)}
-	a.leases.mu.Lock()
-	defer a.leases.mu.Unlock()
-	if a.leases.seen == nil {
-		a.leases.seen = make(map[string]*Problem)
-	}
-	a.leases.seen[p] = problem
-	return problem
-}
-
-func (a *Agent) leasedAt(p string) *Problem {
-	a.leases.mu.Lock()
-	defer a.leases.mu.Unlock()
-	return a.leases.seen[p]
 }
 
 // problemOf returns err as a Problem: what is none is about rendering, which

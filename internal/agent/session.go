@@ -41,7 +41,9 @@ type life struct {
 	Renewable bool
 	// TTL is the longest time that the token was granted at once, at login or
 	// by a renewal. Zero is a token that never ends.
-	TTL      time.Duration
+	TTL time.Duration
+	// Accessor names the token to whoever may look after it.
+	Accessor string
 	LoggedIn time.Time
 	Granted  time.Time // of the login or the last renewal
 	Expires  time.Time
@@ -136,10 +138,10 @@ func (s *session) revoke(ctx context.Context) error {
 
 // equip gives a session its clients.
 func (a *Agent) equip(s *session) (err error) {
-	if s.secrets, err = newClient(a.config.Vault.Address, a.transport, a.config.Vault.Namespace, s.token); err != nil {
+	if s.secrets, err = newClient(a.config.Vault, a.transport, a.config.Vault.Namespace, s.token); err != nil {
 		return err
 	}
-	s.self, err = newClient(a.config.Vault.Address, a.transport, a.loginNamespace(), s.token)
+	s.self, err = newClient(a.config.Vault, a.transport, a.loginNamespace(), s.token)
 	return err
 }
 
@@ -155,6 +157,8 @@ const (
 	keptToken   = "token.json"
 	keptRevoked = "revoked"
 	keptStatus  = "status"
+	keptTold    = "told" // the set that everyone in config.Agent.Notify was told of
+	keptWrite   = "write-"
 )
 
 // kept is a session as it lies in the private part of the volume.

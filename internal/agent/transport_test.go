@@ -152,11 +152,11 @@ func TestCAFile(t *testing.T) {
 }
 
 func TestOldTLSIsRefused(t *testing.T) {
-	transport, err := dial(config.Vault{})
+	transport, err := dial(config.Vault{}, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if v := transport.(*http.Transport).TLSClientConfig.MinVersion; v < tls.VersionTLS12 {
+	if v := transport.next.TLSClientConfig.MinVersion; v < tls.VersionTLS12 {
 		t.Errorf("TLS version %x", v)
 	}
 }

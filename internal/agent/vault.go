@@ -3,12 +3,8 @@ package agent
 import (
 	"bytes"
 	"context"
-	"crypto/tls"
-	"crypto/x509"
-	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"strings"
@@ -26,41 +22,9 @@ const (
 	maxAnswer      = 16 << 20 // bytes; Vault's own default for requests is 32 MiB
 )
 
-// dial makes the transport that all calls to Vault share. The environment has
-// no say in it: no proxy, no certificate, no address.
-func dial(v config.Vault) (http.RoundTripper, error) {
-	tlsConfig := &tls.Config{MinVersion: tls.VersionTLS12, ServerName: v.TLSServerName}
-	pem := []byte(v.CA)
-	if v.CAFile != "" {
-		var err error
-		if pem, err = os.ReadFile(v.CAFile); err != nil {
-			return nil, &Problem{Act: true, Text: fmt.Sprintf("reading the CA of %s: %v (is the volume that holds it mounted?)", v.Address, err)}
-		}
-	}
-	if v.CA != "" || v.CAFile != "" {
-		tlsConfig.RootCAs = x509.NewCertPool()
-		if !tlsConfig.RootCAs.AppendCertsFromPEM(pem) {
-			return nil, &Problem{Act: true, Text: fmt.Sprintf("reading the CA of %s: %s holds no certificate (a PEM bundle)", v.Address, v.CAFile)}
-		}
-	}
-	return &http.Transport{
-		Proxy:               nil,
-		DialContext:         (&net.Dialer{Timeout: 5 * time.Second}).DialContext,
-		TLSClientConfig:     tlsConfig,
-		TLSHandshakeTimeout: 5 * time.Second,
-		ForceAttemptHTTP2:   true,
-		// A connection that a partition cut silently is noticed in seconds, not
-		// when TCP gives up after a quarter of an hour.
-		HTTP2:               &http.HTTP2Config{SendPingTimeout: 5 * time.Second, PingTimeout: 5 * time.Second},
-		MaxIdleConnsPerHost: concurrency,
-		// Shorter than any refresh: an idle agent holds no connection.
-		IdleConnTimeout: 20 * time.Second,
-	}, nil
-}
-
 // newClient makes a client for one namespace. Without a token it sends none: a
 // login that carries a stale one may be refused for it.
-func newClient(address string, transport http.RoundTripper, namespace string, token sealed.Value[string]) (*api.Client, error) {
+func newClient(v config.Vault, transport http.RoundTripper, namespace string, token sealed.Value[string]) (*api.Client, error) {
 	// The library reads these whatever it is given, some of them at each call.
 	for _, entry := range os.Environ() {
 		if name, _, _ := strings.Cut(entry, "="); strings.HasPrefix(name, "VAULT_") {
@@ -69,10 +33,14 @@ func newClient(address string, transport http.RoundTripper, namespace string, to
 			}
 		}
 	}
+	timeout := time.Duration(v.Timeout)
+	if timeout == 0 {
+		timeout = requestTimeout
+	}
 	c, err := api.NewClient(&api.Config{
-		Address:          address,
+		Address:          v.Address,
 		HttpClient:       &http.Client{Transport: strict{transport}, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }},
-		Timeout:          requestTimeout,
+		Timeout:          timeout,
 		MaxRetries:       0,
 		DisableRedirects: true,
 	})
@@ -80,6 +48,9 @@ func newClient(address string, transport http.RoundTripper, namespace string, to
 		return nil, fmt.Errorf("making a client for Vault: %w", err)
 	}
 	c.SetWrappingLookupFunc(func(string, string) string { return "" })
+	for name, value := range v.Headers {
+		c.AddHeader(name, value)
+	}
 	c.ClearNamespace()
 	if namespace != "" {
 		c.SetNamespace(namespace)
@@ -165,12 +136,4 @@ func retryAfter(header string) time.Duration {
 		d = time.Until(at)
 	}
 	return min(max(d, 0), time.Hour)
-}
-
-// isTrust reports a server certificate that does not convince.
-func isTrust(err error) bool {
-	var verification *tls.CertificateVerificationError
-	var authority x509.UnknownAuthorityError
-	var host x509.HostnameError
-	return errors.As(err, &verification) || errors.As(err, &authority) || errors.As(err, &host)
 }

@@ -10,26 +10,48 @@ import (
 	"strings"
 
 	"github.com/latchkey-dev/latchkey/internal/config"
+	"github.com/latchkey-dev/latchkey/internal/render/sealed"
 )
 
-// format writes a secret in the ready-made format that f asks for. Its errors
-// name keys, never values.
+// fileset writes a secret as the files that f asks for. Its errors name keys,
+// never values.
+func fileset(f config.File, s *Secret) ([]Output, error) {
+	if f.Files == nil {
+		b, err := format(f, s)
+		return []Output{{f.Path, sealed.Of(b)}}, err
+	}
+	var files []Output
+	for _, name := range slices.Sorted(maps.Keys(f.Files)) {
+		b, err := raw(f, s, f.Files[name])
+		if err != nil {
+			return nil, err
+		}
+		files = append(files, Output{f.Path + "/" + name, sealed.Of(b)})
+	}
+	return files, nil
+}
+
+// format writes a secret in the ready-made format that f asks for.
 func format(f config.File, s *Secret) ([]byte, error) {
-	data := s.data()
 	switch f.Format {
 	case config.FormatEnv:
-		return env(data)
+		return env(s.data())
 	case config.FormatJSON:
-		return encode(data, "  ")
+		return encode(s.data(), "  ")
 	case config.FormatRaw:
-		v, ok := data[f.Key]
-		if !ok {
-			return nil, plain(fmt.Sprintf("secret %q has no key %q", f.Secret, f.Key))
-		}
-		return text(v)
+		return raw(f, s, f.Key)
 	default:
 		return nil, plain(fmt.Sprintf("unknown format %q (env, json, raw)", f.Format))
 	}
+}
+
+// raw writes the exact bytes of one key.
+func raw(f config.File, s *Secret, key string) ([]byte, error) {
+	v, ok := s.data()[key]
+	if !ok {
+		return nil, plain(fmt.Sprintf("secret %q has no key %q", f.Secret, key))
+	}
+	return text(v)
 }
 
 // variable is POSIX's Name (XBD 3.216): what a shell can assign to.

@@ -12,11 +12,27 @@ import (
 	"github.com/latchkey-dev/latchkey/internal/render/sealed"
 )
 
-// Lookup returns the secret at an API path; kv is 1 or 2 where the file says
-// which KV version lies there, else 0.
-type Lookup func(path string, kv int) (*Secret, error)
+// Request is what a file asks of Vault.
+type Request struct {
+	// Path is an API path, in a template with a query where one is allowed.
+	Path string
+	// KV is 1 or 2 where the file says which KV version lies there, else 0.
+	KV int
+	// Data, unless nil, makes a write of it.
+	Data map[string]any
+}
 
-// Renderer makes the bytes of one file. It is not safe for concurrent use.
+// Lookup returns the answer to a request.
+type Lookup func(Request) (*Secret, error)
+
+// Output is one file as it is to be published.
+type Output struct {
+	Path    string
+	Content sealed.Value[[]byte]
+}
+
+// Renderer makes the bytes of one entry's files. It is not safe for concurrent
+// use.
 type Renderer struct {
 	file config.File
 	tmpl *template.Template
@@ -39,30 +55,29 @@ func New(f config.File) (*Renderer, error) {
 	return r, nil
 }
 
-// Render returns the file's bytes. An error of lookup comes back as it is;
-// every other error says where in the template, or which key, and never holds
-// a value of a secret.
-func (r *Renderer) Render(lookup Lookup) (sealed.Value[[]byte], error) {
+// Render returns the entry's files, all of them from the same answers. An error
+// of lookup comes back as it is; every other error says where in the template,
+// or which key, and never holds a value of a secret.
+func (r *Renderer) Render(lookup Lookup) ([]Output, error) {
 	if r.tmpl == nil {
-		s, err := lookup(r.file.Secret, r.file.KV)
+		s, err := lookup(Request{Path: r.file.Secret, KV: r.file.KV, Data: r.file.Data})
 		if err != nil {
-			return sealed.Value[[]byte]{}, err
+			return nil, err
 		}
-		b, err := format(r.file, s)
-		return sealed.Of(b), err
+		return fileset(r.file, s)
 	}
 	r.lookup = lookup
 	defer func() { r.lookup = nil }()
 	var b bytes.Buffer
 	if err := r.tmpl.Execute(&b, nil); err != nil {
-		return sealed.Value[[]byte]{}, clean(err)
+		return nil, clean(err)
 	}
-	return sealed.Of(b.Bytes()), nil
+	return []Output{{r.file.Path, sealed.Of(b.Bytes())}}, nil
 }
 
 // secret is the template function of that name.
 func (r *Renderer) secret(path string) (*View, error) {
-	s, err := r.lookup(path, 0)
+	s, err := r.lookup(Request{Path: path})
 	if err != nil {
 		return nil, &lookupError{err}
 	}

@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"weak"
@@ -17,7 +18,7 @@ import (
 
 // store answers every path with one secret.
 func store(data map[string]any, kv2 bool) Lookup {
-	return func(string, int) (*Secret, error) {
+	return func(Request) (*Secret, error) {
 		if kv2 {
 			data := map[string]any{"data": data, "metadata": map[string]any{"version": json.Number("3")}}
 			return NewSecret(View{Data: data}, true), nil
@@ -34,7 +35,10 @@ func render(t *testing.T, f config.File, lookup Lookup) (string, error) {
 		t.Fatal(err)
 	}
 	out, err := r.Render(lookup)
-	return string(out.Reveal()), err
+	if err != nil {
+		return "", err
+	}
+	return string(out[0].Content.Reveal()), nil
 }
 
 var sample = map[string]any{
@@ -84,6 +88,40 @@ func TestEnvInShell(t *testing.T) {
 		if err != nil || string(out) != want {
 			t.Errorf("%s: shell reads %q, want %q (%v)", key, out, want, err)
 		}
+	}
+}
+
+// One answer becomes several files; where a key is missing there is none.
+func TestFiles(t *testing.T) {
+	f := config.File{Path: "tls", Secret: "pki/issue/app", Data: map[string]any{"common_name": "app"},
+		Files: map[string]string{"tls.key": "password", "ca/list.json": "list", "tls.crt": "user"}}
+	r, err := New(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var asked []Request
+	lookup := func(q Request) (*Secret, error) {
+		asked = append(asked, q)
+		return store(sample, false)(q)
+	}
+	out, err := r.Render(lookup)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, o := range out {
+		got = append(got, o.Path+"="+string(o.Content.Reveal()))
+	}
+	want := []string{`tls/ca/list.json=["x",1]`, "tls/tls.crt=o'hara", "tls/tls.key=a b\n$HOME `id` \"\\"}
+	if !slices.Equal(got, want) {
+		t.Errorf("got %q\nwant %q", got, want)
+	}
+	if len(asked) != 1 || asked[0].Path != "pki/issue/app" || asked[0].Data["common_name"] != "app" {
+		t.Errorf("asked for %+v", asked)
+	}
+	f.Files["ca.crt"] = "nope"
+	if out, err := r.Render(lookup); err == nil || len(out) != 0 || err.Error() != `secret "pki/issue/app" has no key "nope"` {
+		t.Errorf("a missing key: %d files, %v", len(out), err)
 	}
 }
 
@@ -162,7 +200,7 @@ func TestTemplateErrorsHoldNoValue(t *testing.T) {
 
 func TestLookupErrorComesBack(t *testing.T) {
 	want := errors.New("sealed")
-	lookup := func(string, int) (*Secret, error) { return nil, want }
+	lookup := func(Request) (*Secret, error) { return nil, want }
 	for _, f := range []config.File{{Secret: "kv/app", Format: "env"}, {Template: `{{ with secret "kv/app" }}{{ end }}`}} {
 		if _, err := render(t, f, lookup); err != want {
 			t.Errorf("%+v: got %v", f, err)
@@ -178,7 +216,7 @@ func TestRendererForgetsSecrets(t *testing.T) {
 	}
 	read := func() weak.Pointer[Secret] {
 		s := NewSecret(View{Data: map[string]any{"k": "v"}}, false)
-		if _, err := r.Render(func(string, int) (*Secret, error) { return s, nil }); err != nil {
+		if _, err := r.Render(func(Request) (*Secret, error) { return s, nil }); err != nil {
 			t.Fatal(err)
 		}
 		return weak.Make(s)

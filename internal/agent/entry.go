@@ -1,0 +1,115 @@
+package agent
+
+import (
+	"slices"
+	"time"
+
+	"github.com/latchkey-dev/latchkey/internal/config"
+	"github.com/latchkey-dev/latchkey/internal/render"
+)
+
+// never is when something happens that does not.
+const never = 10 * 365 * 24 * time.Hour
+
+// entry is one entry of what to publish. It belongs to the goroutine of Run,
+// but for file and render, which a round reads.
+type entry struct {
+	file   config.File
+	render *render.Renderer
+	// due is when it is to be read; zero is at once.
+	due time.Time
+	// reads names what it asked Vault for when it was last rendered.
+	reads   []string
+	absent  bool
+	failed  bool
+	backoff backoff
+}
+
+// interval is how long a read of the entry is trusted.
+func (e *entry) interval(a *Agent) time.Duration {
+	if e.file.Refresh > 0 {
+		return time.Duration(e.file.Refresh)
+	}
+	return time.Duration(a.config.Refresh)
+}
+
+// spread keeps the reads of pods that started together apart.
+func spread(every time.Duration) time.Duration { return every - every/10 + jitter(every/5) }
+
+// nextRound is when there is something to read or to publish.
+func (a *Agent) nextRound() time.Time {
+	at := time.Now().Add(never)
+	if !a.publishAt.IsZero() {
+		at = a.publishAt
+	}
+	for _, e := range a.entries {
+		if e.due.Before(at) {
+			at = e.due
+		}
+	}
+	if at.Before(a.pause) {
+		return a.pause
+	}
+	return at
+}
+
+// due are the entries to read now: those whose time has come, and whatever
+// shares a secret with them, since two files of one secret must not disagree.
+// The first set is made of all.
+func (a *Agent) due() []*entry {
+	if !a.open {
+		return a.entries
+	}
+	now := time.Now()
+	var due []*entry
+	reads := make(map[string]bool)
+	for more := true; more; {
+		more = false
+		for _, e := range a.entries {
+			shares := slices.ContainsFunc(e.reads, func(key string) bool { return reads[key] })
+			if slices.Contains(due, e) || e.due.After(now) && !shares {
+				continue
+			}
+			due, more = append(due, e), true
+			for _, key := range e.reads {
+				reads[key] = true
+			}
+		}
+	}
+	return due
+}
+
+// schedule says when the entries of a round that was published are due again.
+func (a *Agent) schedule(out []rendered, o outcome) {
+	// Entries of one interval stay together.
+	at := make(map[time.Duration]time.Duration)
+	every := func(e *entry) time.Duration {
+		interval := e.interval(a)
+		if _, ok := at[interval]; !ok {
+			at[interval] = spread(interval)
+		}
+		return at[interval]
+	}
+	for _, r := range out {
+		e, after := r.entry, every(r.entry)
+		e.failed = r.err != nil
+		switch {
+		case r.err != nil && o.down:
+			after = 0 // the pause says when
+		case r.err != nil:
+			if p := problemOf(r.err); !p.Act {
+				after = min(e.backoff.next(a.started, p.RetryAfter), after)
+			}
+		default:
+			e.backoff.reset()
+			e.reads = r.reads
+			if e.file.Data != nil && !r.absent {
+				after = never
+				if !r.again.IsZero() {
+					after = max(time.Until(r.again), shortestPause)
+				}
+			}
+		}
+		e.due = time.Now().Add(after)
+	}
+}

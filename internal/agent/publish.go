@@ -1,0 +1,217 @@
+package agent
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"time"
+
+	"github.com/latchkey-dev/latchkey/internal/agent/volume"
+	"github.com/latchkey-dev/latchkey/internal/config"
+	"github.com/latchkey-dev/latchkey/internal/render/sealed"
+)
+
+// apply publishes what a round brought and says when the next is due.
+func (a *Agent) apply(out []rendered, s *session) {
+	o := a.assess(out, s)
+	if o.first != "" && !a.open {
+		a.setReason(o.first)
+		a.postpone(out, o)
+		return
+	}
+	err := a.publish(out)
+	if err == nil && !a.open {
+		err = a.openGate()
+	}
+	if err != nil {
+		p := &Problem{Act: true, Text: err.Error()}
+		a.tell("volume", p)
+		if !a.open {
+			a.setReason(p.Text)
+		}
+		a.postpone(out, o)
+		return
+	}
+	a.solved("volume")
+	a.publishAt = time.Time{}
+	a.schedule(out, o)
+	a.announce()
+	switch {
+	case o.down:
+		a.pause = time.Now().Add(a.fetchBackoff.next(a.started, o.retryAfter))
+	case len(out) > 0:
+		a.fetchBackoff.reset()
+		if s == a.session && !o.passing {
+			a.retire()
+		}
+	}
+}
+
+// publish makes the set of what a round brought and of what stays.
+func (a *Agent) publish(out []rendered) error {
+	brought := make(map[*entry]rendered, len(out))
+	for _, r := range out {
+		brought[r.entry] = r
+	}
+	var set []volume.File
+	for _, e := range a.entries {
+		r, ok := brought[e]
+		mode := fs.FileMode(e.file.Mode)
+		if !ok || r.err != nil {
+			for _, p := range e.file.Paths() {
+				set = append(set, volume.File{Path: p, Mode: mode, Keep: true})
+			}
+			continue
+		}
+		if r.absent && !e.absent {
+			a.log.Info("left out, since its secret does not exist", "path", e.file.Path)
+		}
+		e.absent = r.absent
+		for _, f := range r.files {
+			set = append(set, volume.File{Path: f.Path, Mode: mode, Content: f.Content})
+		}
+	}
+	if a.config.TokenFile != nil {
+		set = append(set, a.tokenFile())
+	}
+	changed, err := a.volume.Publish(set)
+	if len(changed) > 0 {
+		a.log.Info("published files", "changed", changed, "files", len(set))
+	}
+	return err
+}
+
+// postpone tries a round again that could not be published.
+func (a *Agent) postpone(out []rendered, o outcome) {
+	a.pause = time.Now().Add(a.fetchBackoff.next(a.started, o.retryAfter))
+	for _, r := range out {
+		r.failed, r.due = r.err != nil, time.Time{}
+	}
+}
+
+// readFailed makes a new token's first round read what failed under the old one.
+func (a *Agent) readFailed() {
+	a.pause = time.Time{}
+	for _, e := range a.entries {
+		if e.failed {
+			e.due = time.Time{}
+		}
+	}
+}
+
+// outcome is what the files of a round say together.
+type outcome struct {
+	first      string // why the app's start has to wait, or ""
+	down       bool   // every call would fail: Vault, the way to it, or the token
+	passing    bool   // some file's problem is expected to pass
+	retryAfter time.Duration
+}
+
+// assess tells of a round's problems and draws the conclusions for the token
+// that it ran under.
+func (a *Agent) assess(out []rendered, s *session) (o outcome) {
+	failed, invalid := 0, false
+	for _, r := range out {
+		at := r.file.Path
+		about := "path " + at
+		if r.err == nil {
+			a.solved(about)
+			continue
+		}
+		p := *problemOf(r.err)
+		switch {
+		case !p.Everywhere && !p.InvalidToken:
+			p.Text = fmt.Sprintf("path %q: %s", at, p.Text)
+			a.tell(about, &p)
+		case !o.down:
+			o.down = true
+			a.tell("Vault", &p)
+		}
+		if failed == 0 {
+			o.first = p.Text
+		}
+		failed++
+		invalid = invalid || p.InvalidToken
+		o.passing = o.passing || !p.Act
+		o.retryAfter = max(o.retryAfter, p.RetryAfter)
+		if p.Denied && s == a.session && time.Since(s.LoggedIn) > loginInterval && time.Since(a.loginTried) > loginInterval {
+			a.relogin, a.loginTried = true, time.Now()
+		}
+	}
+	if failed > 1 && !o.down {
+		o.first = fmt.Sprintf("%s (and %d more)", o.first, failed-1)
+	}
+	if len(out) == 0 {
+		return o
+	}
+	if !o.down {
+		a.solved("Vault")
+	}
+	if !invalid {
+		a.deadBackoff.reset()
+	} else if s == a.session {
+		s.dead = true
+	}
+	return o
+}
+
+// openGate lets apps start on the first set.
+func (a *Agent) openGate() error {
+	if !a.started {
+		// Nobody needs to be told of the first set.
+		if err := a.volume.WritePrivate(keptTold, []byte(a.volume.Set())); err != nil {
+			return err
+		}
+	}
+	if err := a.volume.OpenGate(); err != nil {
+		return err
+	}
+	a.open, a.started = true, true
+	a.log.Info("ready", "after", time.Since(a.began).Round(time.Millisecond).String())
+	return errors.Join(a.volume.RemovePrivate(keptRevoked), a.volume.RemovePrivate(keptStatus))
+}
+
+// tokenFile is the published file that holds the token.
+func (a *Agent) tokenFile() volume.File {
+	t, s := a.config.TokenFile, a.session
+	f := volume.File{Path: t.Path, Mode: fs.FileMode(t.Mode)}
+	token := s.token.Reveal()
+	switch {
+	case s.dead:
+		f.Keep = true
+	case t.Format == config.TokenJSON:
+		// The names are those of Kubernetes-Vault's and vault-sidekick's files.
+		data, err := json.Marshal(struct {
+			ClientToken   string `json:"clientToken"`
+			Accessor      string `json:"accessor"`
+			LeaseDuration int64  `json:"leaseDuration"` // seconds
+			Renewable     bool   `json:"renewable"`
+			VaultAddr     string `json:"vaultAddr"`
+		}{token, s.Accessor, int64(s.Expires.Sub(s.Granted) / time.Second), s.Renewable, a.config.Vault.Address})
+		f.Content, f.Keep = sealed.Of(append(data, '\n')), err != nil
+	default:
+		f.Content = sealed.Of([]byte(token))
+	}
+	return f
+}
+
+// announce tells those who want to know of the published set, unless they know.
+// A set of an earlier run is announced as well, where that did not get to it.
+func (a *Agent) announce() {
+	if len(a.config.Notify) == 0 {
+		return
+	}
+	// Nothing is kept before the first set, which nobody is told of.
+	told, err := a.volume.ReadPrivate(keptTold)
+	if set := a.volume.Set(); err == nil && string(told) != set {
+		a.notifier.announce(set)
+	}
+}
+
+// remember keeps which set everyone was told of.
+func (a *Agent) remember(set string) {
+	if err := a.volume.WritePrivate(keptTold, []byte(set)); err != nil {
+		a.log.Warn("keeping what was told; it is told again after a restart", "error", err)
+	}
+}

@@ -1,0 +1,133 @@
+package agent
+
+import (
+	"bytes"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/latchkey-dev/latchkey/internal/config"
+)
+
+// transport carries all calls to Vault. It follows the file with the CA, so
+// that a rotated one reaches pods that run. The environment has no say in it:
+// no proxy, no certificate, no address.
+type transport struct {
+	vault config.Vault
+	log   *slog.Logger
+
+	mu   sync.Mutex
+	pem  []byte // what next trusts
+	next *http.Transport
+	told string // why the CA is not followed, as last told
+}
+
+// dial makes a transport. That the file with the CA is not there yet is an
+// error: a volume may come later than the agent.
+func dial(v config.Vault, log *slog.Logger) (*transport, error) {
+	pem := []byte(v.CA)
+	if v.CAFile != "" {
+		var err error
+		if pem, err = os.ReadFile(v.CAFile); err != nil {
+			return nil, &Problem{Act: true, Text: fmt.Sprintf("reading the CA of %s: %v (is the volume that holds it mounted?)", v.Address, err)}
+		}
+	}
+	next, err := connections(v, pem)
+	if err != nil {
+		return nil, err
+	}
+	return &transport{vault: v, log: log, pem: pem, next: next}, nil
+}
+
+func (t *transport) RoundTrip(r *http.Request) (*http.Response, error) {
+	return t.current().RoundTrip(r)
+}
+
+// current reads the CA again. Where that fails, the one of before is good until
+// proven otherwise.
+func (t *transport) current() *http.Transport {
+	if t.vault.CAFile == "" {
+		return t.next
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	pem, err := os.ReadFile(t.vault.CAFile)
+	if err == nil && bytes.Equal(pem, t.pem) {
+		t.told = ""
+		return t.next
+	}
+	var next *http.Transport
+	if err == nil {
+		next, err = connections(t.vault, pem)
+	}
+	if err != nil {
+		if t.told != err.Error() {
+			t.told = err.Error()
+			t.log.Warn("keeping the CA of before", "reason", err)
+		}
+		return t.next
+	}
+	t.log.Info("the CA has changed", "file", t.vault.CAFile)
+	t.next.CloseIdleConnections()
+	t.pem, t.next, t.told = pem, next, ""
+	return next
+}
+
+// connections makes the transport that trusts pem, or the system's roots where
+// it is empty.
+func connections(v config.Vault, pem []byte) (*http.Transport, error) {
+	tlsConfig := &tls.Config{MinVersion: tls.VersionTLS12, ServerName: v.TLSServerName}
+	if v.CA != "" || v.CAFile != "" {
+		tlsConfig.RootCAs = x509.NewCertPool()
+		if !tlsConfig.RootCAs.AppendCertsFromPEM(pem) {
+			return nil, &Problem{Act: true, Text: fmt.Sprintf("reading the CA of %s: %s holds no certificate (a PEM bundle)", v.Address, v.CAFile)}
+		}
+	}
+	if v.ClientCert != "" {
+		// Read for each connection, since they are rotated too.
+		tlsConfig.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+			pair, err := tls.LoadX509KeyPair(v.ClientCert, v.ClientKey)
+			if err != nil {
+				return nil, &Problem{Act: true, Text: fmt.Sprintf("reading the client certificate %s and its key: %v", v.ClientCert, err)}
+			}
+			return &pair, nil
+		}
+	}
+	var proxy func(*http.Request) (*url.URL, error)
+	if v.Proxy != "" {
+		at, err := url.Parse(v.Proxy)
+		if err != nil {
+			return nil, fmt.Errorf("reading the proxy's URL: %w", err)
+		}
+		proxy = http.ProxyURL(at)
+	}
+	return &http.Transport{
+		Proxy:               proxy,
+		DialContext:         (&net.Dialer{Timeout: 5 * time.Second}).DialContext,
+		TLSClientConfig:     tlsConfig,
+		TLSHandshakeTimeout: 5 * time.Second,
+		ForceAttemptHTTP2:   true,
+		// A connection that a partition cut silently is noticed in seconds, not
+		// when TCP gives up after a quarter of an hour.
+		HTTP2:               &http.HTTP2Config{SendPingTimeout: 5 * time.Second, PingTimeout: 5 * time.Second},
+		MaxIdleConnsPerHost: concurrency,
+		// Shorter than any refresh: an idle agent holds no connection.
+		IdleConnTimeout: 20 * time.Second,
+	}, nil
+}
+
+// isTrust reports a server certificate that does not convince.
+func isTrust(err error) bool {
+	var verification *tls.CertificateVerificationError
+	var authority x509.UnknownAuthorityError
+	var host x509.HostnameError
+	return errors.As(err, &verification) || errors.As(err, &authority) || errors.As(err, &host)
+}

@@ -1,0 +1,177 @@
+package agent
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/vault/api"
+
+	"github.com/latchkey-dev/latchkey/internal/config"
+	"github.com/latchkey-dev/latchkey/internal/render"
+)
+
+// issued is the answer to a write as it lies in the private part of the volume:
+// a write makes something each time, so an agent that is started again goes on
+// with what was made.
+type issued struct {
+	// Again is when to write again; zero is never.
+	Again         time.Time
+	LeaseDuration int // seconds
+	Data          map[string]any
+	Warnings      []string
+}
+
+// writeKey tells writes apart. It is a name for a private file as well.
+func (a *Agent) writeKey(q render.Request) (string, error) {
+	// Maps are encoded with their keys sorted.
+	data, err := json.Marshal(q.Data)
+	if err != nil {
+		return "", fmt.Errorf("encoding the data of %q: %w", q.Path, err)
+	}
+	sum := sha256.Sum256([]byte(a.fingerprint() + "\x00" + strings.Trim(q.Path, "/") + "\x00" + string(data)))
+	return keptWrite + hex.EncodeToString(sum[:]), nil
+}
+
+// write returns what an earlier write brought for as long as that is good, and
+// else writes.
+func (r *round) write(q render.Request, key string) (*render.Secret, time.Time, error) {
+	a := r.agent
+	if was := a.issuedBefore(key); was != nil && (was.Again.IsZero() || time.Now().Before(was.Again)) {
+		return was.secret(), was.Again, nil
+	}
+	p := strings.Trim(q.Path, "/")
+	doing := fmt.Sprintf("writing %q", p)
+	if p := a.refused.at(key); p != nil {
+		return nil, time.Time{}, p
+	}
+	if p := r.isDown(); p != nil {
+		return nil, time.Time{}, p
+	}
+	e := &exchange{}
+	s, err := r.session.secrets.Logical().WriteWithContext(watch(r.ctx, e), p, q.Data)
+	switch {
+	case err != nil:
+		p := r.failed(doing, err, e)
+		if p.Denied {
+			p.Text += fmt.Sprintf(" (a policy of role %q must allow update on it)", a.config.Vault.Auth.Role)
+		}
+		if p.status == http.StatusNotFound {
+			p.Missing = true
+		}
+		return nil, time.Time{}, p
+	case s != nil && s.WrapInfo != nil:
+		return nil, time.Time{}, &Problem{Text: doing + ": answered with a wrapped secret that nobody asked for"}
+	case s != nil && s.LeaseID != "":
+		return nil, time.Time{}, r.refuse(doing, key, s.LeaseID)
+	case s == nil || len(s.Data) == 0:
+		// Not passing: each further try may make something more.
+		return nil, time.Time{}, &Problem{Act: true, Text: fmt.Sprintf("%s: answered %d without data (a path that answers a write with something)", doing, e.status)}
+	}
+	now := &issued{LeaseDuration: s.LeaseDuration, Data: s.Data, Warnings: s.Warnings}
+	now.Again = a.writeAgain(key, s)
+	data, err := json.Marshal(now)
+	if err == nil {
+		err = a.volume.WritePrivate(key, data)
+	}
+	if err != nil {
+		a.log.Warn("keeping the answer of a write for a restart", "path", p, "error", err)
+	}
+	return now.secret(), now.Again, nil
+}
+
+func (i *issued) secret() *render.Secret {
+	return render.NewSecret(render.View{LeaseDuration: i.LeaseDuration, Data: i.Data, Warnings: i.Warnings}, false)
+}
+
+// issuedBefore returns what is kept of a write, or nil.
+func (a *Agent) issuedBefore(key string) *issued {
+	data, err := a.volume.ReadPrivate(key)
+	if err != nil {
+		return nil
+	}
+	dec := json.NewDecoder(bytes.NewReader(data))
+	dec.UseNumber()
+	var was issued
+	if dec.Decode(&was) != nil || len(was.Data) == 0 {
+		return nil
+	}
+	return &was
+}
+
+// writeAgain says when to write again: at the shortest interval that an entry
+// with this write states, and at two thirds of the life that the answer states.
+func (a *Agent) writeAgain(key string, s *api.Secret) (at time.Time) {
+	sooner := func(after time.Duration) {
+		if t := time.Now().Add(max(after, config.MinRefresh)); at.IsZero() || t.Before(at) {
+			at = t
+		}
+	}
+	for _, e := range a.entries {
+		f := e.file
+		if f.Data == nil || f.Refresh == 0 {
+			continue
+		}
+		if k, err := a.writeKey(render.Request{Path: f.Secret, Data: f.Data}); err == nil && k == key {
+			sooner(spread(time.Duration(f.Refresh)))
+		}
+	}
+	if life := lifeOf(s); life > 0 {
+		sooner(life*2/3 - jitter(life/10))
+	}
+	return at
+}
+
+// lifeOf is how long an answer without a lease says that it is good for, or 0:
+// PKI's answers hold their certificate's end in seconds of Unix time.
+func lifeOf(s *api.Secret) time.Duration {
+	if n, ok := s.Data["expiration"].(json.Number); ok {
+		if end, err := n.Int64(); err == nil && end > 0 {
+			return min(max(time.Until(time.Unix(end, 0)), time.Second), never)
+		}
+	}
+	return grant(&api.SecretAuth{LeaseDuration: s.LeaseDuration})
+}
+
+// refusals remember what came with a lease, so that no second one is made.
+type refusals struct {
+	mu   sync.Mutex
+	seen map[string]*Problem
+}
+
+func (r *refusals) at(key string) *Problem {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.seen[key]
+}
+
+func (r *refusals) any() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.seen) > 0
+}
+
+// refuse remembers that an answer came with a lease, and revokes it: nobody
+// will use it.
+func (r *round) refuse(doing, key, lease string) *Problem {
+	problem := &Problem{Act: true, Text: doing + ": the answer has a lease, which this release cannot keep alive (use a secret of a KV engine)"}
+	refused := &r.agent.refused
+	refused.mu.Lock()
+	if refused.seen == nil {
+		refused.seen = make(map[string]*Problem)
+	}
+	refused.seen[key] = problem
+	refused.mu.Unlock()
+	e := &exchange{}
+	if _, err := r.session.secrets.Logical().WriteWithContext(watch(r.ctx, e), "sys/leases/revoke", map[string]any{"lease_id": lease}); err != nil {
+		// Vault's default policy does not allow it.
+		r.agent.log.Debug("the lease runs out by itself, or with the token", "reason", classify("revoking a lease", err, e))
+	}
+	return problem
+}
