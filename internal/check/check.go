@@ -32,8 +32,9 @@ const (
 	configKey    = "config.yaml"
 )
 
-// MountedConfig is where the injector's pod has the operator's configuration.
-const MountedConfig = "/etc/latchkey/config/config.yaml"
+// mountedConfig is where the injector's own pod has the operator's
+// configuration, which it may read without asking the API server.
+const mountedConfig = "/etc/latchkey/config/config.yaml"
 
 // Options say what to look at.
 type Options struct {

@@ -43,8 +43,8 @@ func configuration(ctx context.Context, e *env) []Result {
 // readConfig reads the operator's configuration, or says why it cannot.
 func (e *env) readConfig(ctx context.Context) (data []byte, where string, problem []Result) {
 	file := e.ConfigFile
-	if file == "" && e.kube == nil && e.inPod {
-		file = MountedConfig
+	if _, err := os.Stat(mountedConfig); file == "" && e.inPod && err == nil {
+		file = mountedConfig
 	}
 	if file != "" {
 		data, err := os.ReadFile(file)
