@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"strings"
 
+	corev1 "k8s.io/api/core/v1"
+
 	"github.com/latchkey-dev/latchkey/internal/config"
 )
 
@@ -28,15 +30,27 @@ type row struct {
 }
 
 var table = []row{
-	{"inject", `"true" or "false"`, "none", "Whether the pod gets an agent. Pods with other annotations of ours must say it.", setInject},
+	{"inject", `"true" or "false"`, "none", "Whether the pod gets an agent. Pods with other annotations of ours must say it.", setBool(func(s *Spec, v bool) { s.inject = v })},
 	{"connection", "name", "default", "The connection to Vault, by the name that the operator gave it.", setConnection},
 	{"role", "name", "the connection's template", "The role to log in to.", setRole},
 	{"files", "YAML list", "none", "The files to publish; see below.", setFiles},
-	{"lifecycle", "native", "native", "How the agent runs: `native` is a sidecar that starts before the app and stops after it.", oneOf(func(*Spec) *string { return new(string) }, "native")},
-	{"containers", "names, separated by commas", "every app container", "The app containers that get the files.", setContainers},
-	{"mount-path", "absolute path", "/vault/secrets", "The directory where the app containers see the files.", setMountPath},
+	{"notify", "YAML list", "none", "Whom to tell when files have changed; see below.", setNotify},
+	{"token-file", "path or YAML map", "none", "Where to publish the Vault token itself; see below.", setTokenFile},
+	{"lifecycle", "native, init or sidecar", "native", "How the agent runs; see below.", oneOf(func(s *Spec) *string { return &s.Agent.Lifecycle }, config.Native, config.Init, config.Sidecar)},
+	{"containers", "names, separated by commas", "every app container", "The app containers that get the files.", names(func(s *Spec) *[]string { return &s.Containers })},
+	{"init-containers", "names, separated by commas", "none", "The init containers that get the files. The agent comes before them.", names(func(s *Spec) *[]string { return &s.InitContainers })},
+	{"mount-path", "absolute path", "/vault/secrets", "The directory where the containers see the files.", setMountPath},
 	{"refresh", "duration, at least 5s", "5m", "How long a secret without a lease is trusted before it is read again.", duration(func(s *Spec) *config.Duration { return &s.Agent.Refresh }, config.MinRefresh)},
 	{"start-timeout", "duration, at least 1s", "2m", "How long the agent tries to publish its first files before it gives the reason as its termination message and starts anew.", duration(func(s *Spec) *config.Duration { return &s.Agent.StartTimeout }, config.MinStartTimeout)},
+	{"audience", "string", "the connection's", "The audience of the ServiceAccount token that the agent logs in with; empty is the API server's own.", setAudience},
+	{"token-expiration", "duration, 10m to 24h", "10m", "The lifetime of that ServiceAccount token. The kubelet replaces it in time.", setTokenExpiration},
+	{"revoke-on-exit", `"true" or "false"`, "by lifecycle", "Whether the agent revokes its Vault token, and with it every lease, when it ends. Without it, native and sidecar do unless there is a token file, and init does where nothing has a lease.", setBool(func(s *Spec, v bool) { s.Agent.RevokeOnExit = &v })},
+	{"run-as-user", "user ID above 0", "by the pod", "The user that the agent runs as, and that its files belong to.", setID(func(s *Spec) **int64 { return &s.RunAsUser })},
+	{"run-as-group", "group ID above 0", "by the pod", "The group that the agent runs as.", setID(func(s *Spec) **int64 { return &s.RunAsGroup })},
+	{"requests-cpu", "quantity, at least 1m", "5m", "The CPU that the agent asks for.", quantity(requests, corev1.ResourceCPU)},
+	{"requests-memory", "quantity, at least 1Mi", "16Mi", "The memory that the agent asks for.", quantity(requests, corev1.ResourceMemory)},
+	{"limits-cpu", "quantity, at least 1m", "none", "The CPU that the agent may use.", quantity(limits, corev1.ResourceCPU)},
+	{"limits-memory", "quantity, at least 32Mi", "none", "The memory that the agent may use. The files are charged to it.", quantity(limits, corev1.ResourceMemory)},
 	{"log-level", "debug, info, warn or error", "info", "The least severe messages that the agent logs.", oneOf(func(s *Spec) *string { return &s.Agent.Log.Level }, "debug", "info", "warn", "error")},
 	{"log-format", "json or text", "json", "The form of the agent's log.", oneOf(func(s *Spec) *string { return &s.Agent.Log.Format }, "json", "text")},
 }

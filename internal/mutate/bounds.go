@@ -17,6 +17,9 @@ const (
 	maxAnnotations = 256 << 10
 	// maxContainers is far beyond what a kubelet can run in one pod.
 	maxContainers = 500
+	// maxPath is how long the path of a file may be, in bytes (CheckPath of
+	// internal/config).
+	maxPath = 1024
 	// maxTold is how many problems or warnings are told one by one.
 	maxTold = 50
 )

@@ -32,23 +32,46 @@ func checkPod(pod *corev1.Pod, spec *Spec, cfg *Config) Problems {
 		p.add("spec.runtimeClassName", "%q cannot hold the app back until its files are there (a runtime with subPath mounts)", *class)
 	}
 	checkNames(pod, &p)
-	for _, name := range spec.Containers {
-		if !slices.ContainsFunc(pod.Spec.Containers, func(c corev1.Container) bool { return c.Name == name }) {
-			known := appContainers(pod, &Config{})
-			known = known[:min(len(known), maxTold)]
-			p.add(Prefix+"containers", "%q is unknown (%s)", name, or(didYouMean(name, known), strings.Join(known, ", ")))
-		}
-	}
-	names := targets(pod, spec, cfg)
-	if spec.Containers == nil && len(names) == 0 {
+	checkKnown(Prefix+"containers", spec.Containers, containerNames(pod.Spec.Containers), &p)
+	checkKnown(Prefix+"init-containers", spec.InitContainers, containerNames(pod.Spec.InitContainers), &p)
+	if spec.Containers == nil && len(appContainers(pod, cfg)) == 0 {
 		p.add("spec.containers", "there is none to give the files to (at least one that is no mesh proxy)")
 	}
+	if at := positionIn(pod.Spec.InitContainers, cfg.MeshProxies, spec.given); !at.possible() {
+		p.add(Prefix+"init-containers", "%s", at.conflict(pod.Spec.InitContainers))
+	}
 	if spec.MountPath != "" {
-		for _, c := range named(pod, names) {
+		for _, c := range spec.readers(pod, cfg) {
 			checkMountPath(c, spec.MountPath, &p)
 		}
 	}
+	checkSignals(pod, spec, &p)
 	return p
+}
+
+// checkKnown reports names that no container has.
+func checkKnown(row string, names, known []string, p *Problems) {
+	for _, name := range names {
+		if slices.Contains(known, name) {
+			continue
+		}
+		known := known[:min(len(known), maxTold)]
+		p.add(row, "%q is unknown (%s)", name, or(didYouMean(name, known), or(strings.Join(known, ", "), "the pod has none")))
+	}
+}
+
+// checkSignals reports signals that would reach no other container, or
+// processes of other pods.
+func checkSignals(pod *corev1.Pod, spec *Spec, p *Problems) {
+	shared := pod.Spec.ShareProcessNamespace
+	if shared != nil && *shared {
+		return
+	}
+	for i, n := range spec.Agent.Notify {
+		if n.Signal != nil && i < maxTold {
+			p.add(Prefix+"notify", "entry %d: a signal cannot leave the agent's container (spec.shareProcessNamespace: true; or http)", i+1)
+		}
+	}
 }
 
 // checkNames reports whatever bears a name of ours already, and mounts of our
@@ -119,7 +142,7 @@ func isInjected(pod *corev1.Pod) bool {
 		identity = identity || v.Name == IdentityVolume && v.Projected != nil
 		secrets = secrets || v.Name == SecretsVolume && v.EmptyDir != nil
 	}
-	i := slices.IndexFunc(pod.Spec.InitContainers, func(c corev1.Container) bool { return c.Name == AgentName })
+	i := agentIndex(pod)
 	return identity && secrets && i >= 0 && configured(&pod.Spec.InitContainers[i])
 }
 
@@ -151,9 +174,11 @@ func configured(c *corev1.Container) bool {
 // existingMountPath is where the containers of an injected pod see the files,
 // empty if none does.
 func existingMountPath(pod *corev1.Pod) string {
-	for i := range pod.Spec.Containers {
-		if m := secretsMount(&pod.Spec.Containers[i]); m != nil {
-			return m.MountPath
+	for _, list := range [][]corev1.Container{pod.Spec.Containers, pod.Spec.InitContainers} {
+		for i := range list {
+			if m := secretsMount(&list[i]); m != nil && list[i].Name != AgentName {
+				return m.MountPath
+			}
 		}
 	}
 	return ""
@@ -168,13 +193,17 @@ func secretsMount(c *corev1.Container) *corev1.VolumeMount {
 	return nil
 }
 
-// eachContainer visits every container, init containers first.
+// eachContainer visits every container, init containers first. The API server
+// takes no new pod with ephemeral ones, and that is for it to say.
 func eachContainer(pod *corev1.Pod, visit func(*corev1.Container)) {
 	for i := range pod.Spec.InitContainers {
 		visit(&pod.Spec.InitContainers[i])
 	}
 	for i := range pod.Spec.Containers {
 		visit(&pod.Spec.Containers[i])
+	}
+	for i := range pod.Spec.EphemeralContainers {
+		visit((*corev1.Container)(&pod.Spec.EphemeralContainers[i].EphemeralContainerCommon))
 	}
 }
 
@@ -189,11 +218,24 @@ func targets(pod *corev1.Pod, spec *Spec, cfg *Config) []string {
 
 // appContainers are the names of the pod's containers but for mesh proxies.
 func appContainers(pod *corev1.Pod, cfg *Config) []string {
-	var names []string
-	for _, c := range pod.Spec.Containers {
-		if !slices.Contains(cfg.MeshProxies, c.Name) {
-			names = append(names, c.Name)
-		}
+	return slices.DeleteFunc(containerNames(pod.Spec.Containers), func(name string) bool { return slices.Contains(cfg.MeshProxies, name) })
+}
+
+func containerNames(containers []corev1.Container) []string {
+	names := make([]string, len(containers))
+	for i, c := range containers {
+		names[i] = c.Name
 	}
 	return names
+}
+
+// named are the containers with these names, in their own order.
+func named(containers []corev1.Container, names []string) []*corev1.Container {
+	var found []*corev1.Container
+	for i := range containers {
+		if slices.Contains(names, containers[i].Name) {
+			found = append(found, &containers[i])
+		}
+	}
+	return found
 }

@@ -33,6 +33,7 @@ const (
 const (
 	AskedFor      Reason = "asked-for"
 	MissingMounts Reason = "missing-mounts"
+	Misplaced     Reason = "misplaced"
 )
 
 // The reasons to deny.
@@ -55,6 +56,7 @@ var reasons = map[Reason]string{
 	AlreadyInjected:    "it has its agent already",
 	AskedFor:           "it says " + Prefix + "inject: \"true\"",
 	MissingMounts:      "a named container lacks the files",
+	Misplaced:          "its agent stands on the wrong side of another init container",
 	InvalidAnnotations: "its annotations are wrong",
 	InvalidPod:         "the pod cannot be injected",
 	InvalidRequest:     "the request cannot be understood",

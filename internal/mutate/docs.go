@@ -32,49 +32,136 @@ message names every mistake at once; an annotation below ` + "`" + Prefix + "`" 
 
 `
 
-// templatesSection takes the names of the functions.
-const templatesSection = `
-YAML aliases are refused.
+// filesSection comes before the table of the keys of an entry.
+const filesSection = `
+## Files
 
-## Templates
+Each entry of ` + "`" + Prefix + "files`" + ` is one of three forms:
 
 ` + "```yaml" + `
-- path: app.conf
-  template: |
-    {{ with secret "kv/data/payments" }}password={{ .Data.data.password }}{{ end }}
+latchkey.dev/files: |
+  - path: db.env                        # one secret in a ready-made format
+    secret: kv/payments
+    format: env
+  - path: tls                           # several files from one answer, which change together
+    secret: pki/issue/payments
+    data: {common_name: payments.shop.svc}
+    files: {tls.crt: certificate, tls.key: private_key, ca.crt: issuing_ca}
+    mode: "0400"
+  - path: app.conf                      # a template
+    template: |
+      {{ with secret "kv/data/payments" }}password={{ .Data.data.password }}{{ end }}
 ` + "```" + `
+
+All files appear together, before the app starts, and whatever changes later is swapped in by one rename. YAML aliases are refused.
+
+`
+
+// templatesSection takes the names of the functions.
+const templatesSection = `
+### Templates
 
 Beside text/template's own functions there are
 %s,
 with the arguments and results that they have in Vault Agent. As there, ` + "`secret`" + ` gives a KV version 2 secret's own keys below
-` + "`.Data.data`" + `. A field that the secret lacks is an error, and the file keeps its last content.
+` + "`.Data.data`" + `. A field that the secret lacks is an error, and the file keeps its last content. A Helm chart would
+take the braces for its own: quote them there as ` + "`{{ \"{{\" }}`" + `, or use a ready-made format.
+`
+
+const notifySection = `
+## Telling the app
+
+` + "```yaml" + `
+latchkey.dev/notify: |
+  - http: {url: "http://127.0.0.1:8080/-/reload"}
+  - signal: {process: nginx, signal: SIGHUP}
+` + "```" + `
+
+Everything that ` + "`" + Prefix + "notify`" + ` lists is told once per change, after the new files are in place, and never of a
+pod's first files. What fails is tried again. Nothing outside the pod can be called.
+
+`
+
+const tokenSection = `
+## The Vault token
+
+` + "`" + Prefix + "token-file`" + ` publishes the agent's Vault token among the files, kept fresh, for apps that talk to Vault
+themselves: ` + "`vault-token`" + `, or with more to say:
+
+` + "```yaml" + `
+latchkey.dev/token-file: |
+  {path: vault-token.json, format: json, mode: "0400"}
+` + "```" + `
+
+Whoever can read that file is the pod, as far as Vault can tell, until the token ends: every container that gets the files, and
+everybody who may execute commands in one. Files do without.
+
+`
+
+const lifecyclesSection = `
+## Lifecycles
+
+| ` + "`" + Prefix + "lifecycle`" + ` | The agent | The app starts | Files change later | The Vault token ends |
+| --- | --- | --- | --- | --- |
+| ` + "`native`" + ` | a native sidecar | when all files are there | yes | with the pod |
+| ` + "`sidecar`" + ` | a native sidecar | at once, and waits for the files itself | yes | with the pod |
+| ` + "`init`" + ` | an init container that ends | when all files are there | no | at once where nothing has a lease, else by itself |
+
+In all of them the agent starts directly behind a service mesh's native sidecar, and before the init containers that are given
+the files. The operator can set another default than ` + "`native`" + `.
+
+The agent's requests and limits meet a ResourceQuota or a LimitRange where the operator's defaults do not. In a pod of the class
+Guaranteed its limits are its requests, so that the pod stays in that class.
 `
 
 // AnnotationsMarkdown is docs/annotations.md.
 func AnnotationsMarkdown() string {
 	var b strings.Builder
 	b.WriteString(annotationsIntro)
-	line := func(cells ...string) {
-		for i := range cells {
-			cells[i] = strings.ReplaceAll(cells[i], "|", "\\|")
-		}
-		fmt.Fprintf(&b, "| %s |\n", strings.Join(cells, " | "))
-	}
-	line("Annotation", "Value", "Default", "Meaning")
-	line("---", "---", "---", "---")
+	tableHead(&b, "Annotation", "Value", "Default", "Meaning")
 	for _, r := range table {
-		line("`"+Prefix+r.name+"`", r.typ, r.def, r.doc)
+		tableLine(&b, "`"+Prefix+r.name+"`", r.typ, r.def, r.doc)
 	}
 	fmt.Fprintf(&b, "\nThe platform's operator can set other defaults. The injector adds `%s` for people\nand metrics to see; nothing is decided by it.\n", StatusAnnotation)
-	b.WriteString("\n## Entries of `files`\n\n" +
-		"Each entry is one file: a template, or one secret in a ready-made format.\n\n")
-	line("Key", "Value", "Meaning")
-	line("---", "---", "---")
-	for _, k := range fileKeys {
-		line("`"+k.name+"`", k.typ, k.doc)
-	}
+	b.WriteString(filesSection)
+	keyTable(&b, fileKeys)
 	fmt.Fprintf(&b, templatesSection, "`"+strings.Join(render.Functions(), "`, `")+"`")
+	b.WriteString(notifySection)
+	keyTable(&b, notifyKeys)
+	keyLines(&b, "http.", httpKeys)
+	keyLines(&b, "signal.", signalKeys)
+	b.WriteString(tokenSection)
+	keyTable(&b, tokenKeys)
+	b.WriteString(lifecyclesSection)
 	return b.String()
+}
+
+func tableHead(b *strings.Builder, cells ...string) {
+	tableLine(b, cells...)
+	for i := range cells {
+		cells[i] = "---"
+	}
+	tableLine(b, cells...)
+}
+
+func tableLine(b *strings.Builder, cells ...string) {
+	for i := range cells {
+		cells[i] = strings.ReplaceAll(cells[i], "|", "\\|")
+	}
+	fmt.Fprintf(b, "| %s |\n", strings.Join(cells, " | "))
+}
+
+// keyTable documents the keys of a map.
+func keyTable[T any](b *strings.Builder, keys []key[T]) {
+	tableHead(b, "Key", "Value", "Meaning")
+	keyLines(b, "", keys)
+}
+
+// keyLines are the lines of a table for keys below another one.
+func keyLines[T any](b *strings.Builder, below string, keys []key[T]) {
+	for _, k := range keys {
+		tableLine(b, "`"+below+k.name+"`", k.typ, k.doc)
+	}
 }
 
 // AnnotationsJSON is the table for programs.

@@ -1,41 +1,33 @@
 package mutate
 
 import (
-	"encoding/json"
-	"errors"
 	"fmt"
-	"maps"
-	"slices"
-	"strings"
 
 	"go.yaml.in/yaml/v3"
-	kjson "sigs.k8s.io/json"
 
 	"github.com/latchkey-dev/latchkey/internal/config"
 	"github.com/latchkey-dev/latchkey/internal/render"
 )
 
 // filesForm is what the files annotation holds, in a few words.
-const filesForm = "a YAML list of {path, template} or {path, secret, format}"
+const filesForm = "a YAML list of {path, template}, {path, secret, format} or {path, secret, files}"
 
-// fileKey declares one key of an entry of the files annotation.
-type fileKey struct {
-	name, typ, doc string
-	field          func(*config.File) any
-}
-
-var fileKeys = []fileKey{
-	{"path", "string", "Where the file lies below the mount path.", func(f *config.File) any { return &f.Path }},
-	{"template", "string", "A template in Go's text/template language. Excludes `secret`, `format`, `key` and `kv`.", func(f *config.File) any { return &f.Template }},
+var fileKeys = []key[config.File]{
+	{"path", "string", "Where the file lies below the mount path; with `files`, the directory of them.", func(f *config.File) any { return &f.Path }},
+	{"template", "string", "A template in Go's text/template language. Excludes all that is about `secret`.", func(f *config.File) any { return &f.Template }},
 	{"secret", "string", "The API path of one secret; `kv/app` and `kv/data/app` are the same where `kv` is a KV version 2 engine.", func(f *config.File) any { return &f.Secret }},
 	{"format", "env, json or raw", "How `secret` is written: sorted `KEY='value'` lines, sorted and indented JSON, or the exact bytes of one key.", func(f *config.File) any { return &f.Format }},
 	{"key", "string", "The key that format `raw` writes.", func(f *config.File) any { return &f.Key }},
+	{"files", "map of file names to keys", "Several files from one answer, each with the exact bytes of its key. They change together. Excludes `format` and `key`.", func(f *config.File) any { return &f.Files }},
+	{"data", "map of strings, numbers, booleans and lists of them", "Makes a write of it, with these parameters. Anybody who may read pods can read them.", func(f *config.File) any { return &f.Data }},
 	{"kv", "1 or 2", "The version of the KV engine at `secret`. Without it the agent asks Vault.", func(f *config.File) any { return &f.KV }},
-	{"mode", "quoted octal number", "The file's permission bits. Without it the tightest that the app containers can read.", func(f *config.File) any { return &f.Mode }},
+	{"mode", "quoted octal number", "The permission bits of each file. Without it the tightest that the containers can read.", func(f *config.File) any { return &f.Mode }},
+	{"optional", "true or false", "Whether the secret may be missing: its files then are missing too. Without it the app waits for the secret.", func(f *config.File) any { return &f.Optional }},
+	{"refresh", "duration, at least 5s", "How long this secret is trusted before it is read again, in place of the annotation `" + Prefix + "refresh`.", func(f *config.File) any { return &f.Refresh }},
 }
 
 func setFiles(s *Spec, v string) []error {
-	entries, err := readEntries(v)
+	entries, err := readMaps(v, filesForm)
 	if err != nil {
 		return one(err)
 	}
@@ -53,118 +45,31 @@ func setFiles(s *Spec, v string) []error {
 			files = append(files, f)
 		}
 	}
+	if n := pathBytes(files); n > maxAnnotations {
+		return append(errs, fmt.Errorf("the paths of all files come to %d bytes (at most %d)", n, maxAnnotations))
+	}
 	s.Agent.Files = files
 	return append(errs, config.Collisions(pathsOf(files))...)
-}
-
-// readEntries reads the YAML list of maps. It goes no deeper: the parser would
-// write out aliases, which can make gigabytes of a short annotation, and its
-// search for repeated keys takes time by the square of their number.
-func readEntries(v string) ([]*yaml.Node, error) {
-	var doc yaml.Node
-	if err := yaml.Unmarshal([]byte(v), &doc); err != nil {
-		msg := strings.Join(strings.Fields(strings.TrimPrefix(err.Error(), "yaml: ")), " ")
-		return nil, fmt.Errorf("is not YAML: %s (%s)", msg, filesForm)
-	}
-	if n := alias(&doc); n != nil {
-		return nil, fmt.Errorf("line %d: aliases such as %q are not supported (what they stand for, written out)", n.Line, "*"+shorten(n.Value, 40))
-	}
-	if len(doc.Content) == 0 || doc.Content[0].ShortTag() == "!!null" || doc.Content[0].Kind == yaml.SequenceNode && len(doc.Content[0].Content) == 0 {
-		return nil, fmt.Errorf("empty (%s)", filesForm)
-	}
-	list := doc.Content[0]
-	if list.Kind != yaml.SequenceNode || slices.ContainsFunc(list.Content, func(n *yaml.Node) bool { return n.Kind != yaml.MappingNode }) {
-		return nil, fmt.Errorf("is not a list of maps (%s)", filesForm)
-	}
-	return list.Content, nil
-}
-
-// alias is the first alias in a document, or nil.
-func alias(n *yaml.Node) *yaml.Node {
-	if n.Kind == yaml.AliasNode {
-		return n
-	}
-	for _, c := range n.Content {
-		if found := alias(c); found != nil {
-			return found
-		}
-	}
-	return nil
 }
 
 // parseFile reads one entry, and reports all that is wrong with it.
 func parseFile(entry *yaml.Node) (config.File, []error) {
 	var f config.File
-	var errs []error
-	values := make(map[string]*yaml.Node)
-	for i := 0; i < len(entry.Content) && len(errs) < maxTold; i += 2 {
-		name := entry.Content[i].Value
-		if _, ok := values[name]; ok {
-			errs = append(errs, fmt.Errorf("key %q stands more than once (each key once)", name))
-		}
-		values[name] = entry.Content[i+1]
-	}
-	for _, name := range slices.Sorted(maps.Keys(values)) {
-		if len(errs) >= maxTold {
-			break
-		}
-		i := slices.IndexFunc(fileKeys, func(k fileKey) bool { return k.name == name })
-		if i < 0 {
-			known := make([]string, len(fileKeys))
-			for i, k := range fileKeys {
-				known[i] = k.name
-			}
-			errs = append(errs, fmt.Errorf("unknown key %q (%s)", name, or(didYouMean(name, known), strings.Join(known, ", "))))
-			continue
-		}
-		k, value := fileKeys[i], asJSON(values[name])
-		err := kjson.UnmarshalCaseSensitivePreserveInts(value, k.field(&f))
-		switch {
-		case err != nil && name == "mode":
-			errs = append(errs, err) // config.Mode says it best
-		case err != nil || string(value) == "null":
-			errs = append(errs, fmt.Errorf("%s is %s (%s)", name, shorten(string(value), 40), k.typ))
-		case name == "mode" && f.Mode == 0:
-			errs = append(errs, errors.New("mode \"0000\" lets nobody read the file (such as \"0400\")"))
-		}
-	}
-	if len(errs) > 0 {
+	if errs := readKeys(entry, fileKeys, &f); len(errs) > 0 {
 		// What could not be read would be reported as missing.
 		return f, errs
 	}
-	if errs = f.Validate(); len(errs) > 0 {
+	if len(f.Path) > maxPath {
+		return f, one(config.CheckPath(f.Path)) // every other problem would repeat it
+	}
+	errs := f.Validate()
+	if f.Data != nil && len(f.Data) == 0 {
+		errs = append(errs, fmt.Errorf("%q has empty data (at least one parameter of the write)", f.Path))
+	}
+	if len(errs) > 0 {
 		return f, errs
 	}
 	return f, one(render.Check(f))
-}
-
-// asJSON is a value of an entry as JSON. A list or a map is wrong for every key,
-// whatever it holds.
-func asJSON(n *yaml.Node) []byte {
-	switch n.Kind {
-	case yaml.SequenceNode:
-		return []byte("[]")
-	case yaml.MappingNode:
-		return []byte("{}")
-	}
-	var v any = n.Value // what only looks like a date is a string
-	if n.ShortTag() != "!!timestamp" {
-		_ = n.Decode(&v) // what cannot be decoded stays a string
-	}
-	if data, err := json.Marshal(v); err == nil {
-		return data
-	}
-	data, _ := json.Marshal(n.Value) // such as .nan, for which JSON has no number
-	return data
-}
-
-// rawJSON is a JSON value as it was written.
-type rawJSON []byte
-
-// UnmarshalJSON keeps a copy of the value.
-func (r *rawJSON) UnmarshalJSON(b []byte) error {
-	*r = slices.Clone(b)
-	return nil
 }
 
 // pathsOf are the paths of all files.
@@ -174,4 +79,17 @@ func pathsOf(files []config.File) []string {
 		paths = append(paths, files[i].Paths()...)
 	}
 	return paths
+}
+
+// pathBytes is how much the paths of all files come to, in bytes. A directory
+// is written once and counts for each of its files.
+func pathBytes(files []config.File) int {
+	n := 0
+	for _, f := range files {
+		n += len(f.Path)
+		for name := range f.Files {
+			n += len(f.Path) + len(name) + 1
+		}
+	}
+	return n
 }

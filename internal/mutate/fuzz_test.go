@@ -49,6 +49,9 @@ func FuzzParse(f *testing.F) {
 				agent.Files[i].Mode = 0o400
 			}
 		}
+		if agent.TokenFile != nil && agent.TokenFile.Mode == 0 {
+			agent.TokenFile.Mode = 0o400
+		}
 		if err := agent.Validate(); err != nil {
 			t.Fatalf("%s=%q makes an invalid agent: %v", name, value, err)
 		}

@@ -15,56 +15,66 @@ import (
 // The pod has passed checkPod.
 func Inject(pod *corev1.Pod, spec *Spec, cfg *Config) (*corev1.Pod, []Op, []string, error) {
 	p := &patcher{pod: pod.DeepCopy()}
-	names := targets(pod, spec, cfg)
-	readers := named(pod, names)
+	readers := spec.readers(pod, cfg)
 
 	agent := spec.Agent
-	user := agentUser(pod, readers)
-	agent.Files = slices.Clone(agent.Files)
-	warnings := setModes(agent.Files, pod, readers, user)
+	if agent.Lifecycle == config.Native {
+		agent.Lifecycle = "" // which means the same
+	}
+	user := agentUser(pod, readers, spec)
+	warnings := setModes(&agent, pod, readers, user)
+	warnings = append(warnings, warnOfSignals(&agent, pod, readers, user)...)
+	warnings = append(warnings, warnOfMesh(pod, spec, cfg)...)
+	resources, warned := agentResources(pod, spec.Resources, cfg.Defaults.Resources)
+	warnings = append(warnings, warned...)
 	if err := agent.Validate(); err != nil {
 		return nil, nil, nil, fmt.Errorf("configuring agent: %w", err)
 	}
-	container, err := agentContainer(&agent, user, pod, cfg)
+	container, err := agentContainer(&agent, user, resources, cfg)
 	if err != nil {
 		return nil, nil, nil, err
 	}
 
-	insert(p, "/spec/volumes", &p.pod.Spec.Volumes, len(p.pod.Spec.Volumes), identityVolume(cfg.Connections[spec.connection], agent.Vault.Auth, tokenSeconds))
+	insert(p, "/spec/volumes", &p.pod.Spec.Volumes, len(p.pod.Spec.Volumes), identityVolume(spec.Connection, agent.Vault.Auth, spec.TokenSeconds))
 	insert(p, "/spec/volumes", &p.pod.Spec.Volumes, len(p.pod.Spec.Volumes), secretsVolume())
-	insert(p, "/spec/initContainers", &p.pod.Spec.InitContainers, agentPosition(pod, cfg), *container)
-	p.mount(names, spec.MountPath)
+	p.pullSecrets(cfg.ImagePullSecrets)
+	at := positionIn(pod.Spec.InitContainers, cfg.MeshProxies, spec.given)
+	insert(p, "/spec/initContainers", &p.pod.Spec.InitContainers, at.index, *container)
+	p.mount(spec.InitContainers, targets(pod, spec, cfg), spec.MountPath)
 	p.annotate(StatusAnnotation, "injected")
 	return p.pod, p.ops, warnings, nil
 }
 
-// agentPosition is right behind the mesh's native sidecars, since there is no
-// network before them, and otherwise before everything else.
-func agentPosition(pod *corev1.Pod, cfg *Config) int {
-	position := 0
-	for i, c := range pod.Spec.InitContainers {
-		native := c.RestartPolicy != nil && *c.RestartPolicy == corev1.ContainerRestartPolicyAlways
-		if native && slices.Contains(cfg.MeshProxies, c.Name) {
-			position = i + 1
-		}
-	}
-	return position
+// given tells whether an init container gets the files.
+func (s *Spec) given(c *corev1.Container) bool { return slices.Contains(s.InitContainers, c.Name) }
+
+// readers are the containers that get the files, init containers first.
+func (s *Spec) readers(pod *corev1.Pod, cfg *Config) []*corev1.Container {
+	return append(named(pod.Spec.InitContainers, s.InitContainers), named(pod.Spec.Containers, targets(pod, s, cfg))...)
 }
 
 // mount shows the published files, and nothing else of the volume, to those of
 // the named containers that lack them.
-func (p *patcher) mount(names []string, mountPath string) {
-	for i := range p.pod.Spec.Containers {
-		c := &p.pod.Spec.Containers[i]
-		if !slices.Contains(names, c.Name) || secretsMount(c) != nil {
-			continue
+func (p *patcher) mount(inits, apps []string, mountPath string) {
+	for _, of := range []struct {
+		path       string
+		containers []corev1.Container
+		names      []string
+	}{
+		{"/spec/initContainers/", p.pod.Spec.InitContainers, inits},
+		{"/spec/containers/", p.pod.Spec.Containers, apps},
+	} {
+		for i := range of.containers {
+			c := &of.containers[i]
+			if c.Name == AgentName || !slices.Contains(of.names, c.Name) || secretsMount(c) != nil {
+				continue
+			}
+			insert(p, of.path+strconv.Itoa(i)+"/volumeMounts", &c.VolumeMounts, len(c.VolumeMounts), corev1.VolumeMount{
+				Name:      SecretsVolume,
+				ReadOnly:  true,
+				MountPath: mountPath,
+				SubPath:   config.OutName,
+			})
 		}
-		path := "/spec/containers/" + strconv.Itoa(i) + "/volumeMounts"
-		insert(p, path, &c.VolumeMounts, len(c.VolumeMounts), corev1.VolumeMount{
-			Name:      SecretsVolume,
-			ReadOnly:  true,
-			MountPath: mountPath,
-			SubPath:   config.OutName,
-		})
 	}
 }

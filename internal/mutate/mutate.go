@@ -76,7 +76,7 @@ func mutatePod(pod *corev1.Pod, namespace string, cfg *Config) *Outcome {
 		return &Outcome{Decision: Denied, Reason: InvalidPod, Problems: tooLarge}
 	}
 	if isInjected(pod) {
-		return complete(pod)
+		return complete(pod, cfg)
 	}
 	id := Identity{Namespace: namespace, ServiceAccount: or(pod.Spec.ServiceAccountName, or(pod.Spec.DeprecatedServiceAccount, "default"))}
 	spec, invalid := Parse(pod.Annotations, id, cfg)
@@ -92,55 +92,4 @@ func mutatePod(pod *corev1.Pod, namespace string, cfg *Config) *Outcome {
 		return &Outcome{Decision: Denied, Reason: InvalidPod, Problems: Problems{err.Error()}}
 	}
 	return &Outcome{Decision: Injected, Reason: AskedFor, Ops: ops, Warnings: warnings, Result: result}
-}
-
-// complete gives the files to named containers that came after the agent. An
-// agent that is there is kept as it is, whatever version and operator's
-// configuration made it: pods outlive both, and are re-created from what they
-// became.
-func complete(pod *corev1.Pod) *Outcome {
-	var problems Problems
-	checkForeignMounts(pod, &problems)
-	var names []string
-	if v, ok := pod.Annotations[Prefix+"containers"]; ok {
-		var errs []error
-		names, errs = parseNames(v)
-		for _, err := range errs {
-			problems.add(Prefix+"containers", "%v", err)
-		}
-	}
-	mountPath := existingMountPath(pod)
-	lacking := func(c *corev1.Container) bool { return secretsMount(c) == nil }
-	if mountPath != "" {
-		for _, c := range named(pod, names) {
-			if lacking(c) {
-				checkMountPath(c, mountPath, &problems)
-			}
-		}
-	}
-	if len(problems) > 0 {
-		return &Outcome{Decision: Denied, Reason: InvalidPod, Problems: problems.sorted()}
-	}
-	p := &patcher{pod: pod.DeepCopy()}
-	if mountPath != "" {
-		p.mount(names, mountPath)
-	}
-	if len(p.ops) == 0 {
-		return &Outcome{Decision: Skipped, Reason: AlreadyInjected}
-	}
-	return &Outcome{Decision: Injected, Reason: MissingMounts, Ops: p.ops, Result: p.pod}
-}
-
-// named are the app containers with these names.
-func named(pod *corev1.Pod, names []string) []*corev1.Container {
-	var found []*corev1.Container
-	for i := range pod.Spec.Containers {
-		c := &pod.Spec.Containers[i]
-		for _, name := range names {
-			if c.Name == name {
-				found = append(found, c)
-			}
-		}
-	}
-	return found
 }

@@ -8,13 +8,15 @@ import (
 	corev1 "k8s.io/api/core/v1"
 )
 
-// Op is one operation of a JSON patch (RFC 6902). There are only additions: a
-// patch that is computed as the difference of two marshalled pods would delete
-// the fields that this build of k8s.io/api does not know.
+// Op is one operation of a JSON patch (RFC 6902): "add", and for a container of
+// ours "move", which a "test" guards. A patch that is computed as the difference
+// of two marshalled pods would delete the fields that this build of k8s.io/api
+// does not know.
 type Op struct {
 	Op    string `json:"op"`
+	From  string `json:"from,omitempty"` // of "move"
 	Path  string `json:"path"`
-	Value any    `json:"value"`
+	Value any    `json:"value,omitempty"` // of "add" and "test"
 }
 
 // patcher changes its own copy of a pod and writes down each change, so that

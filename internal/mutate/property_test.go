@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"reflect"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -15,9 +16,10 @@ import (
 
 // The rules for the patch. Each holds for every case of testdata.
 
-// P1: only additions, in a fixed order.
+// P1: only additions, in a fixed order; and moves of the agent's own container,
+// each behind a test that it is that one.
 func TestPatchIsAdditive(t *testing.T) {
-	order := []string{"/spec/volumes", "/spec/initContainers", "/spec/containers/", "/metadata/annotations"}
+	order := []string{"/spec/volumes", "/spec/imagePullSecrets", "/spec/initContainers", "/spec/containers/", "/metadata/annotations"}
 	rank := func(path string) int {
 		for i, prefix := range order {
 			if strings.HasPrefix(path, prefix) {
@@ -28,10 +30,23 @@ func TestPatchIsAdditive(t *testing.T) {
 	}
 	eachInjected(t, func(t *testing.T, c golden, out *Outcome) {
 		last := 0
-		for _, op := range out.Ops {
+		for i, op := range out.Ops {
 			r := rank(op.Path)
-			if op.Op != "add" || r < last {
-				t.Errorf("operation %s %s is no addition or out of order", op.Op, op.Path)
+			switch op.Op {
+			case "add":
+			case "test":
+				if i+1 == len(out.Ops) || out.Ops[i+1].Op != "move" {
+					t.Errorf("test of %s guards nothing", op.Path)
+				}
+			case "move":
+				if i == 0 || out.Ops[i-1].Op != "test" || out.Ops[i-1].Path != op.From+"/name" || out.Ops[i-1].Value != "latchkey-agent" {
+					t.Errorf("move of %s is not of the agent for certain", op.From)
+				}
+			default:
+				t.Errorf("operation %q", op.Op)
+			}
+			if r < last {
+				t.Errorf("operation %s %s is out of order", op.Op, op.Path)
 			}
 			last = max(last, r)
 		}
@@ -73,19 +88,17 @@ func kept(t *testing.T, at string, before, after any) {
 		}
 	case []any:
 		a, _ := after.([]any)
-		var rest []any
-		for _, item := range a {
-			if m, ok := item.(map[string]any); ok && len(a) > len(b) && strings.HasPrefix(fmt.Sprint(m["name"]), "latchkey-") && !contains(b, item) {
-				continue
-			}
-			rest = append(rest, item)
-		}
-		if len(rest) != len(b) {
-			t.Errorf("%s had %d items, and has %d that are not ours", at, len(b), len(rest))
+		b, ours := split(b)
+		a, nowOurs := split(a)
+		if len(a) != len(b) {
+			t.Errorf("%s had %d items, and has %d that are not ours", at, len(b), len(a))
 			return
 		}
 		for i := range b {
-			kept(t, at+"/"+strconv.Itoa(i), b[i], rest[i])
+			kept(t, at+"/"+strconv.Itoa(i), b[i], a[i])
+		}
+		for name := range ours {
+			kept(t, at+"/"+name, ours[name], nowOurs[name])
 		}
 	default:
 		if !reflect.DeepEqual(before, after) {
@@ -94,13 +107,18 @@ func kept(t *testing.T, at string, before, after any) {
 	}
 }
 
-func contains(list []any, item any) bool {
-	for _, x := range list {
-		if reflect.DeepEqual(x, item) {
-			return true
+// split tells the items of a list that bear our names, wherever they stand, from
+// the rest.
+func split(list []any) (rest []any, ours map[string]any) {
+	ours = make(map[string]any)
+	for _, item := range list {
+		if m, ok := item.(map[string]any); ok && strings.HasPrefix(fmt.Sprint(m["name"]), "latchkey-") && ours[fmt.Sprint(m["name"])] == nil {
+			ours[fmt.Sprint(m["name"])] = item
+			continue
 		}
+		rest = append(rest, item)
 	}
-	return false
+	return rest, ours
 }
 
 // P3: injecting the result again changes nothing, also with all that the API
@@ -329,16 +347,55 @@ func apply(t testing.TB, raw []byte, ops []Op) []byte {
 	t.Helper()
 	doc := decode(t, raw)
 	for _, op := range ops {
-		tokens := strings.Split(op.Path, "/")[1:]
-		for i := range tokens {
-			tokens[i] = strings.ReplaceAll(strings.ReplaceAll(tokens[i], "~1", "/"), "~0", "~")
-		}
-		if op.Op != "add" {
+		switch op.Op {
+		case "add":
+			doc = addAt(t, doc, tokens(op.Path), decode(t, marshal(t, op.Value)))
+		case "test":
+			if got := takeFrom(t, doc, tokens(op.Path), false); !reflect.DeepEqual(got, decode(t, marshal(t, op.Value))) {
+				t.Fatalf("%s is %v, not %v", op.Path, got, op.Value)
+			}
+		case "move":
+			doc = addAt(t, doc, tokens(op.Path), takeFrom(t, doc, tokens(op.From), true))
+		default:
 			t.Fatalf("operation %q", op.Op)
 		}
-		doc = addAt(t, doc, tokens, decode(t, marshal(t, op.Value)))
 	}
 	return marshal(t, doc)
+}
+
+// tokens are those of a JSON pointer (RFC 6901).
+func tokens(path string) []string {
+	tokens := strings.Split(path, "/")[1:]
+	for i := range tokens {
+		tokens[i] = strings.ReplaceAll(strings.ReplaceAll(tokens[i], "~1", "/"), "~0", "~")
+	}
+	return tokens
+}
+
+// takeFrom is the value at a place, perhaps taken out of the list that it is in.
+func takeFrom(t testing.TB, doc any, tokens []string, out bool) any {
+	t.Helper()
+	at := func(d any, token string) any {
+		switch d := d.(type) {
+		case map[string]any:
+			return d[token]
+		case []any:
+			if i, err := strconv.Atoi(token); err == nil && i >= 0 && i < len(d) {
+				return d[i]
+			}
+		}
+		t.Fatalf("no %q in %T", token, d)
+		return nil
+	}
+	var above, list any
+	for _, token := range tokens {
+		above, list, doc = list, doc, at(doc, token)
+	}
+	if out {
+		i, _ := strconv.Atoi(tokens[len(tokens)-1])
+		above.(map[string]any)[tokens[len(tokens)-2]] = slices.Delete(slices.Clone(list.([]any)), i, i+1)
+	}
+	return doc
 }
 
 func addAt(t testing.TB, doc any, tokens []string, value any) any {

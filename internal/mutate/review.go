@@ -1,6 +1,7 @@
 package mutate
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -106,4 +107,13 @@ func (r Reason) status() (int32, metav1.StatusReason) {
 		return http.StatusInternalServerError, metav1.StatusReasonInternalError
 	}
 	return http.StatusForbidden, metav1.StatusReasonForbidden
+}
+
+// rawJSON is a JSON value as it was written.
+type rawJSON []byte
+
+// UnmarshalJSON keeps a copy of the value.
+func (r *rawJSON) UnmarshalJSON(b []byte) error {
+	*r = bytes.Clone(b)
+	return nil
 }

@@ -5,8 +5,8 @@ import (
 	"maps"
 	"slices"
 	"strings"
-	"time"
-	"unicode"
+
+	corev1 "k8s.io/api/core/v1"
 
 	"github.com/latchkey-dev/latchkey/internal/config"
 )
@@ -17,18 +17,31 @@ type Spec struct {
 	// Containers are the names of those that get the files; nil means every
 	// app container that the pod has when it is first seen.
 	Containers []string
+	// InitContainers are the names of the init containers that get them.
+	InitContainers []string
 	// MountPath is where they see the files: absolute and clean, or empty
 	// where what was asked for is wrong.
 	MountPath string
 	// Agent is what the agent is told. A file's mode is 0 where the pod's
 	// author states none: Inject knows who has to read it.
 	Agent config.Agent
+	// Connection is what the agent connects to, nil where it is not known.
+	Connection *Connection
+	// TokenSeconds is the lifetime of the ServiceAccount token, in seconds.
+	TokenSeconds int64
+	// RunAsUser and RunAsGroup are who the agent runs as, nil where the pod
+	// decides. Neither is root.
+	RunAsUser, RunAsGroup *int64
+	// Resources are those that the pod's author states, which go before the
+	// operator's.
+	Resources corev1.ResourceRequirements
 
 	// What the annotations say before it is checked against what the operator
 	// allows.
 	inject     bool
 	connection string
 	role       string
+	audience   *string // nil for the connection's
 }
 
 // Parse turns the annotations of a pod that wants injection into its Spec. It
@@ -37,10 +50,12 @@ type Spec struct {
 func Parse(annotations map[string]string, id Identity, cfg *Config) (*Spec, Problems) {
 	var p Problems
 	s := &Spec{
-		connection: "default",
-		MountPath:  cfg.Defaults.MountPath,
+		connection:   "default",
+		MountPath:    cfg.Defaults.MountPath,
+		TokenSeconds: tokenSeconds,
 		Agent: config.Agent{
 			Version:      config.Version,
+			Lifecycle:    cfg.Defaults.Lifecycle,
 			Refresh:      config.Duration(cfg.Defaults.Refresh),
 			StartTimeout: config.Duration(cfg.Defaults.StartTimeout),
 			Log:          config.Log{Level: "info", Format: "json"},
@@ -63,11 +78,35 @@ func Parse(annotations map[string]string, id Identity, cfg *Config) (*Spec, Prob
 	if _, ok := annotations[Prefix+"inject"]; !ok {
 		p.add(Prefix+"inject", "missing (\"true\" or \"false\")")
 	}
-	if _, ok := annotations[Prefix+"files"]; !ok {
-		p.add(Prefix+"files", "missing (%s)", filesForm)
+	_, files := annotations[Prefix+"files"]
+	_, token := annotations[Prefix+"token-file"]
+	if !files && !token {
+		p.add(Prefix+"files", "missing (%s; or %stoken-file)", filesForm, Prefix)
 	}
 	s.connect(id, cfg, &p)
+	s.checkTokenPath(&p)
+	if s.Agent.Lifecycle == config.Init && len(s.Agent.Notify) > 0 {
+		p.add(Prefix+"notify", "lifecycle %s publishes once, so that there is nothing to tell (lifecycle %s or %s)", config.Init, config.Native, config.Sidecar)
+	}
+	checkResources(s.Resources, cfg.Defaults.Resources, &p)
 	return s, p.sorted()
+}
+
+// checkTokenPath reports where the token would lie in the way of the files.
+func (s *Spec) checkTokenPath(p *Problems) {
+	if s.Agent.TokenFile == nil {
+		return
+	}
+	among := config.Collisions(pathsOf(s.Agent.Files))
+	for i, err := range config.Collisions(s.Agent.Paths()) {
+		// Those among the files have been reported as theirs.
+		if !slices.ContainsFunc(among, func(e error) bool { return e.Error() == err.Error() }) {
+			p.add(Prefix+"token-file", "%v", err)
+		}
+		if i >= maxTold {
+			break
+		}
+	}
 }
 
 // connect resolves the connection and the role, which depend on each other and
@@ -90,7 +129,7 @@ func (s *Spec) connect(id Identity, cfg *Config, p *Problems) {
 		p.add(Prefix+"connection", "%q %s (%s)", s.connection, what, allowed)
 		return
 	}
-	s.Agent.Vault = conn.Vault
+	s.Connection, s.Agent.Vault = conn, conn.Vault
 	role := s.role
 	if role == "" && conn.RoleTemplate != "" {
 		var err error
@@ -101,88 +140,7 @@ func (s *Spec) connect(id Identity, cfg *Config, p *Problems) {
 		p.add(Prefix+"role", "missing (the name of a role at Vault's %q; connection %q has no template for one)", conn.Vault.Auth.Mount, s.connection)
 	}
 	s.Agent.Vault.Auth.Role = role
-}
-
-// The setters below are what the rows of the table do with a value. On an
-// error they leave the field empty or at its default.
-
-func setInject(s *Spec, v string) []error {
-	switch v {
-	case "true", "false":
-		s.inject = v == "true"
-		return nil
+	if s.audience != nil {
+		s.Agent.Vault.Auth.Audience = *s.audience
 	}
-	return one(fmt.Errorf("%q (\"true\" or \"false\")", v))
-}
-
-func setMountPath(s *Spec, v string) []error {
-	var err error
-	s.MountPath, err = parseMountPath(v)
-	return one(err)
-}
-
-func setContainers(s *Spec, v string) []error {
-	var errs []error
-	s.Containers, errs = parseNames(v)
-	return errs
-}
-
-func setRole(s *Spec, v string) []error {
-	role, err := parseRole(v)
-	// A wrong role is not a missing one.
-	s.role = or(role, "invalid")
-	return one(err)
-}
-
-func setConnection(s *Spec, v string) []error {
-	// Whether there is such a connection is checked where the namespace is known.
-	s.connection = v
-	return nil
-}
-
-// oneOf makes a setter for a string with few values.
-func oneOf(field func(*Spec) *string, allowed ...string) func(*Spec, string) []error {
-	return func(s *Spec, v string) []error {
-		if !slices.Contains(allowed, v) {
-			return one(fmt.Errorf("%q (%s)", v, strings.Join(allowed, ", ")))
-		}
-		*field(s) = v
-		return nil
-	}
-}
-
-// duration makes a setter for a duration of at least the given length.
-func duration(field func(*Spec) *config.Duration, least time.Duration) func(*Spec, string) []error {
-	return func(s *Spec, v string) []error {
-		d, err := parseDuration(v, least)
-		if err == nil {
-			*field(s) = config.Duration(d)
-		}
-		return one(err)
-	}
-}
-
-func one(err error) []error {
-	if err == nil {
-		return nil
-	}
-	return []error{err}
-}
-
-// parseNames reads container names, separated by commas and blanks.
-func parseNames(v string) (names []string, errs []error) {
-	for _, name := range strings.FieldsFunc(v, func(r rune) bool { return r == ',' || unicode.IsSpace(r) }) {
-		switch {
-		case len(names) == maxContainers:
-			return nil, append(errs, fmt.Errorf("more than %d names (those of containers)", maxContainers))
-		case slices.Contains(names, name):
-			errs = append(errs, fmt.Errorf("%q stands more than once (each name once)", name))
-		default:
-			names = append(names, name)
-		}
-	}
-	if len(names) == 0 {
-		errs = append(errs, errNoNames)
-	}
-	return names, errs
 }

@@ -17,28 +17,45 @@ type runAs struct {
 	// statedUID and statedGID stand in the container; nil leaves them to the
 	// pod, the image or the platform.
 	statedUID, statedGID *int64
-	// uid is the agent's in the end, nil where it is not known.
-	uid *int64
+	// uid and gid are the agent's in the end, nil where they are not known.
+	uid, gid *int64
 }
 
 // agentUser chooses the agent's user so that the apps can read its files at
 // the tightest mode. The pod's own user is inherited unless it is root; where
-// the pod states none, the agent is whoever all of its readers are.
-func agentUser(pod *corev1.Pod, readers []*corev1.Container) runAs {
+// the pod states none, the agent is whoever all of its readers are. What the
+// spec asks for goes before all that.
+func agentUser(pod *corev1.Pod, readers []*corev1.Container, spec *Spec) runAs {
+	id := podUser(pod, readers)
+	if spec.RunAsUser != nil {
+		group := nonRoot
+		id.statedUID, id.uid = spec.RunAsUser, spec.RunAsUser
+		if id.gid == nil {
+			id.statedGID, id.gid = &group, &group
+		}
+	}
+	if spec.RunAsGroup != nil {
+		id.statedGID, id.gid = spec.RunAsGroup, spec.RunAsGroup
+	}
+	return id
+}
+
+// podUser is the agent's user as the pod decides it.
+func podUser(pod *corev1.Pod, readers []*corev1.Container) runAs {
 	group := nonRoot
 	sc := pod.Spec.SecurityContext
 	if sc != nil && sc.RunAsUser != nil {
 		if *sc.RunAsUser > 0 {
-			return runAs{uid: sc.RunAsUser}
+			return runAs{uid: sc.RunAsUser, gid: sc.RunAsGroup}
 		}
 		user := nonRoot
-		return runAs{statedUID: &user, statedGID: &group, uid: &user}
+		return runAs{statedUID: &user, statedGID: &group, uid: &user, gid: &group}
 	}
 	// Without a group the kubelet would pass on the image's user alone, and
 	// the group would be root's.
-	id := runAs{statedGID: &group}
+	id := runAs{statedGID: &group, gid: &group}
 	if sc != nil && sc.RunAsGroup != nil && *sc.RunAsGroup > 0 {
-		id.statedGID = nil
+		id.statedGID, id.gid = nil, sc.RunAsGroup
 	}
 	if uid := commonUID(pod, readers); uid != nil && *uid > 0 {
 		id.statedUID, id.uid = uid, uid
@@ -71,9 +88,22 @@ func userOf(pod *corev1.Pod, c *corev1.Container) *int64 {
 	return nil
 }
 
+// groupOf is the group that a container is stated to run as, nil where its image
+// or the platform decides.
+func groupOf(pod *corev1.Pod, c *corev1.Container) *int64 {
+	if c.SecurityContext != nil && c.SecurityContext.RunAsGroup != nil {
+		return c.SecurityContext.RunAsGroup
+	}
+	if pod.Spec.SecurityContext != nil {
+		return pod.Spec.SecurityContext.RunAsGroup
+	}
+	return nil
+}
+
 // setModes fills in the mode of each file that states none, with the tightest
-// that all readers can read, and warns of stated ones that a reader cannot.
-func setModes(files []config.File, pod *corev1.Pod, readers []*corev1.Container, agent runAs) []string {
+// that all readers can read, and warns of stated ones that a reader cannot. It
+// leaves the list of files and the token file as they were, for other pods.
+func setModes(cfg *config.Agent, pod *corev1.Pod, readers []*corev1.Container, agent runAs) []string {
 	grouped := pod.Spec.SecurityContext != nil && pod.Spec.SecurityContext.FSGroup != nil
 	common := commonUID(pod, readers)
 	mode := config.Mode(0o444)
@@ -87,22 +117,30 @@ func setModes(files []config.File, pod *corev1.Pod, readers []*corev1.Container,
 	}
 	var warnings []string
 	unreadable := 0
-	for i := range files {
-		f := &files[i]
-		if f.Mode == 0 {
-			f.Mode = mode
-			continue
+	fill := func(row, path string, stated *config.Mode) {
+		if *stated == 0 {
+			*stated = mode
+			return
 		}
 		for _, c := range readers {
 			uid := userOf(pod, c)
-			if uid == nil || canRead(*uid, c, f.Mode, grouped, agent) {
+			if uid == nil || canRead(*uid, pod, c, *stated, grouped, agent) {
 				continue
 			}
 			if unreadable++; unreadable <= maxTold {
-				warnings = append(warnings, fmt.Sprintf("%sfiles: container %q runs as user %d and cannot read %q with mode %s (%s is the tightest that every container can read)",
-					Prefix, c.Name, *uid, f.Path, f.Mode, mode))
+				warnings = append(warnings, fmt.Sprintf("%s%s: container %q runs as user %d and cannot read %q with mode %s (%s is the tightest that every container can read)",
+					Prefix, row, c.Name, *uid, path, *stated, mode))
 			}
 		}
+	}
+	cfg.Files = slices.Clone(cfg.Files)
+	for i := range cfg.Files {
+		fill("files", cfg.Files[i].Path, &cfg.Files[i].Mode)
+	}
+	if cfg.TokenFile != nil {
+		token := *cfg.TokenFile
+		fill("token-file", token.Path, &token.Mode)
+		cfg.TokenFile = &token
 	}
 	if unreadable > maxTold {
 		warnings = append(warnings, fmt.Sprintf("%sfiles: %d more such modes", Prefix, unreadable-maxTold))
@@ -111,20 +149,25 @@ func setModes(files []config.File, pod *corev1.Pod, readers []*corev1.Container,
 }
 
 // canRead tells whether a container's user can read a file of the agent's.
-func canRead(uid int64, c *corev1.Container, mode config.Mode, grouped bool, agent runAs) bool {
-	owner := nonRoot
-	if agent.uid != nil {
-		owner = *agent.uid
-	}
+func canRead(uid int64, pod *corev1.Pod, c *corev1.Container, mode config.Mode, grouped bool, agent runAs) bool {
+	gid := groupOf(pod, c)
 	switch {
 	case uid == 0 && overridesModes(c):
 		return true
-	case uid == owner:
+	case uid == agent.likelyUID():
 		return mode&0o400 != 0
-	case grouped:
+	case grouped, gid != nil && agent.gid != nil && *gid == *agent.gid:
 		return mode&0o040 != 0
 	}
 	return mode&0o004 != 0
+}
+
+// likelyUID is the agent's user, or that of its image where nothing else is known.
+func (r runAs) likelyUID() int64 {
+	if r.uid != nil {
+		return *r.uid
+	}
+	return nonRoot
 }
 
 // overridesModes tells whether root in this container has the capability that
@@ -141,4 +184,21 @@ func overridesModes(c *corev1.Container) bool {
 		return true
 	}
 	return !has(caps.Drop, "ALL", "DAC_OVERRIDE", "CAP_DAC_OVERRIDE")
+}
+
+// warnOfSignals warns of signals that cannot reach anybody: the agent has no
+// privileges, and may signal only processes of its own user.
+func warnOfSignals(cfg *config.Agent, pod *corev1.Pod, readers []*corev1.Container, agent runAs) []string {
+	if slices.ContainsFunc(readers, func(c *corev1.Container) bool {
+		uid := userOf(pod, c)
+		return uid != nil && *uid == agent.likelyUID()
+	}) {
+		return nil
+	}
+	for _, n := range cfg.Notify {
+		if n.Signal != nil {
+			return []string{fmt.Sprintf("%snotify: no container that gets the files is stated to run as user %d, the only one whose processes the agent may signal (securityContext.runAsUser, or %srun-as-user)", Prefix, agent.likelyUID(), Prefix)}
+		}
+	}
+	return nil
 }

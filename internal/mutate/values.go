@@ -8,6 +8,9 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode"
+
+	"k8s.io/apimachinery/pkg/api/resource"
 
 	"github.com/latchkey-dev/latchkey/internal/config"
 )
@@ -67,4 +70,37 @@ func parseMountPath(s string) (string, error) {
 	return clean, nil
 }
 
+// quantityForm leaves out what resource.ParseQuantity understands beyond it:
+// signs, exponents, and sizes that no machine has.
+var quantityForm = regexp.MustCompile(`^[0-9]{1,12}(\.[0-9]{1,3})?(m|k|M|G|T|Ki|Mi|Gi|Ti)?$`)
+
+func parseQuantity(s, least string) (resource.Quantity, error) {
+	if !quantityForm.MatchString(s) {
+		return resource.Quantity{}, fmt.Errorf("%q (a quantity such as \"5m\" of CPU or \"16Mi\" of memory)", s)
+	}
+	q, err := resource.ParseQuantity(s)
+	if err != nil || q.Cmp(resource.MustParse(least)) < 0 {
+		return q, fmt.Errorf("%q is too little (at least %q)", s, least)
+	}
+	return q, nil
+}
+
 var errNoNames = errors.New("empty (names, separated by commas)")
+
+// parseNames reads container names, separated by commas and blanks.
+func parseNames(v string) (names []string, errs []error) {
+	for _, name := range strings.FieldsFunc(v, func(r rune) bool { return r == ',' || unicode.IsSpace(r) }) {
+		switch {
+		case len(names) == maxContainers:
+			return nil, append(errs, fmt.Errorf("more than %d names (those of containers)", maxContainers))
+		case slices.Contains(names, name):
+			errs = append(errs, fmt.Errorf("%q stands more than once (each name once)", name))
+		default:
+			names = append(names, name)
+		}
+	}
+	if len(names) == 0 {
+		errs = append(errs, errNoNames)
+	}
+	return names, errs
+}
