@@ -35,7 +35,9 @@ type Agent struct {
 	// transport carries all calls to Vault; nil until the first one.
 	transport http.RoundTripper
 	// rest is called after each round.
-	rest     func()
+	rest func()
+	// send makes one try of a notification.
+	send     func(context.Context, config.Notification) error
 	mounts   mounts
 	refused  refusals
 	notifier *notifier
@@ -72,7 +74,7 @@ type Agent struct {
 // New makes an agent of a valid configuration. An error means that a template
 // is wrong.
 func New(c *config.Agent, v *volume.Volume, log *slog.Logger) (*Agent, error) {
-	a := &Agent{config: c, volume: v, log: log, rest: debug.FreeOSMemory, told: make(map[string]string)}
+	a := &Agent{config: c, volume: v, log: log, rest: debug.FreeOSMemory, send: send, told: make(map[string]string)}
 	var errs []error
 	for _, f := range c.Files {
 		r, err := render.New(f)
@@ -91,7 +93,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	if err := a.prepare(); err != nil {
 		return fmt.Errorf("preparing the shared volume: %w", err)
 	}
-	a.notifier = newNotifier(ctx, a.config.Notify, a.log)
+	a.notifier = newNotifier(ctx, a.config.Notify, a.send, a.log)
 	if a.open {
 		a.announce()
 	}

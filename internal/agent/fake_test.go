@@ -275,6 +275,40 @@ type pod struct {
 	dir   string
 	conf  *config.Agent
 	logs  *syncBuffer
+	app   *fakeApp
+}
+
+// fakeApp is who is told of changes.
+type fakeApp struct {
+	mu    sync.Mutex
+	fail  error
+	tries int
+	heard []string // targets
+}
+
+func (f *fakeApp) send(_ context.Context, to config.Notification) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.tries++
+	if f.fail == nil {
+		f.heard = append(f.heard, target(to))
+	}
+	return f.fail
+}
+
+// taken returns who heard since the last time, and how often it was tried.
+func (f *fakeApp) taken() (heard []string, tries int) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	heard, tries = f.heard, f.tries
+	f.heard, f.tries = nil, 0
+	return heard, tries
+}
+
+func (f *fakeApp) set(err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.fail = err
 }
 
 type syncBuffer struct {
@@ -308,7 +342,7 @@ func fixtureJWT() string {
 
 func newPod(t *testing.T, files ...config.File) *pod {
 	t.Helper()
-	p := &pod{t: t, vault: newFake(t), dir: t.TempDir(), logs: &syncBuffer{}}
+	p := &pod{t: t, vault: newFake(t), dir: t.TempDir(), logs: &syncBuffer{}, app: &fakeApp{}}
 	token := filepath.Join(t.TempDir(), "token")
 	p.vault.jwt = token
 	if err := os.WriteFile(token, []byte(fixtureJWT()+"\n"), 0o600); err != nil {
@@ -364,7 +398,7 @@ func (p *pod) start() *container {
 	if err != nil {
 		p.t.Fatal(err)
 	}
-	a.transport, a.rest = p.vault, func() {}
+	a.transport, a.rest, a.send = p.vault, func() {}, p.app.send
 	return p.run(a, v)
 }
 

@@ -29,8 +29,8 @@ const (
 type notifier struct {
 	ctx  context.Context
 	list []config.Notification
-	log  *slog.Logger
 	send func(context.Context, config.Notification) error
+	log  *slog.Logger
 	// told receives the set that everyone has been told of.
 	told chan string
 
@@ -38,8 +38,8 @@ type notifier struct {
 	stop context.CancelFunc
 }
 
-func newNotifier(ctx context.Context, list []config.Notification, log *slog.Logger) *notifier {
-	return &notifier{ctx: ctx, list: list, log: log, send: send, told: make(chan string), stop: func() {}}
+func newNotifier(ctx context.Context, list []config.Notification, send func(context.Context, config.Notification) error, log *slog.Logger) *notifier {
+	return &notifier{ctx: ctx, list: list, send: send, log: log, told: make(chan string), stop: func() {}}
 }
 
 // announce begins to tell of a set, unless that has begun.
