@@ -1,0 +1,164 @@
+package agent
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/latchkey-dev/latchkey/internal/config"
+)
+
+const callIssue = "PUT pki/issue/app"
+
+// issues makes the fake issue numbered certificates of a life, or of none.
+func (p *pod) issues(life time.Duration) {
+	n := 0
+	p.vault.mounts["pki/"] = "pki"
+	p.vault.writes["pki/issue/app"] = func(data map[string]any) map[string]any {
+		n++
+		made := map[string]any{"certificate": fmt.Sprint("cert ", n, " of ", data["common_name"]), "private_key": fmt.Sprint("key ", n, " ", fixturePassword), "serial": json.Number(fixtureNumber)}
+		if life > 0 {
+			made["expiration"] = time.Now().Add(life).Unix()
+		}
+		return map[string]any{"data": made}
+	}
+}
+
+func certificate(dir string) config.File {
+	return config.File{Path: dir, Secret: "pki/issue/app", Data: map[string]any{"common_name": "app.shop.svc", "ttl": "24h"},
+		Files: map[string]string{"tls.crt": "certificate", "tls.key": "private_key"}}
+}
+
+// A write is done once, whoever shares it and however often the agent is
+// started, until two thirds of the life that its answer states are over.
+func TestWrite(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		serial := certificate("serial")
+		serial.Files, serial.Format, serial.Key = nil, "raw", "serial"
+		p := newPod(t, certificate("tls"), serial, env("db.env", "kv/app"))
+		p.issues(24 * time.Hour)
+		c := p.start()
+		after(0)
+		p.wantReady()
+		p.wantCalls(callLogin, callMount, callRead, callIssue)
+		both := func() string { return p.file("tls/tls.crt") + ", " + p.file("tls/tls.key") }
+		if got := both(); got != "cert 1 of app.shop.svc, key 1 "+fixturePassword {
+			t.Errorf("got %q", got)
+		}
+		if got := p.file("serial"); got != fixtureNumber {
+			t.Errorf("the number became %q", got)
+		}
+		after(13 * time.Hour)
+		if n := count(p.vault.taken(), callIssue); n != 0 {
+			t.Errorf("issued %d times more", n)
+		}
+		for range 2 {
+			c.terminate()
+			c = p.start()
+			after(time.Minute)
+			p.wantReady()
+		}
+		if n := count(p.vault.taken(), callIssue); n != 0 || !strings.HasPrefix(both(), "cert 1 ") {
+			t.Errorf("started again: issued %d times, %q", n, both())
+		}
+		after(3*time.Hour + 30*time.Minute)
+		if n := count(p.vault.taken(), callIssue); n != 1 || both() != "cert 2 of app.shop.svc, key 2 "+fixturePassword {
+			t.Errorf("near its end: issued %d times, %q", n, both())
+		}
+		// Vault is away when it is due: the old one stays, and the new one comes.
+		after(13 * time.Hour)
+		p.vault.set(func() { p.vault.cut = true })
+		after(4 * time.Hour)
+		p.vault.set(func() { p.vault.cut = false })
+		p.vault.taken()
+		after(5 * time.Minute)
+		if n := count(p.vault.taken(), callIssue); n != 1 || !strings.HasPrefix(both(), "cert 3 ") {
+			t.Errorf("after the outage: issued %d times, %q", n, both())
+		}
+		c.terminate()
+	})
+}
+
+// Without an end there is one write, or one at each interval that is stated.
+func TestWriteInterval(t *testing.T) {
+	for refresh, want := range map[time.Duration][2]int{0: {0, 0}, time.Hour: {9, 11}} {
+		t.Run(refresh.String(), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				f := certificate("tls")
+				f.Refresh = config.Duration(refresh)
+				p := newPod(t, f)
+				p.issues(0)
+				c := p.start()
+				after(time.Second)
+				p.wantReady()
+				p.vault.taken()
+				after(10*time.Hour + 5*time.Minute)
+				if n := count(p.vault.taken(), callIssue); n < want[0] || n > want[1] {
+					t.Errorf("issued %d times, want %d to %d", n, want[0], want[1])
+				}
+				c.terminate()
+			})
+		})
+	}
+}
+
+// What Vault says of a write is told as for a read.
+func TestWriteProblems(t *testing.T) {
+	for name, c := range map[string]struct {
+		fault func(http.ResponseWriter, *http.Request) bool
+		want  string
+	}{
+		"denied":     {says(403, nil, `{"errors":["permission denied"]}`), `writing "pki/issue/app": permission denied (403) (a policy of role "payments" must allow update on it)`},
+		"bad":        {says(400, nil, `{"errors":["unknown role: app"]}`), `writing "pki/issue/app": unknown role: app (400)`},
+		"no data":    {says(204, nil, ``), `writing "pki/issue/app": answered 204 without data`},
+		"redirected": {says(307, nil, ``), `answered 307 Temporary Redirect, which is not followed`},
+		"wrapped":    {says(200, nil, `{"wrap_info":{"token":"t","ttl":60}}`), `answered with a wrapped secret`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := newPod(t, certificate("tls"))
+				p.issues(0)
+				p.vault.fault = func(w http.ResponseWriter, r *http.Request) bool {
+					return strings.HasPrefix(r.URL.Path, "/v1/pki/") && c.fault(w, r)
+				}
+				run := p.start()
+				after(time.Second)
+				if _, reason := p.ready(); !strings.Contains(reason, c.want) {
+					t.Errorf("got %q", reason)
+				}
+				p.vault.set(func() { p.vault.fault = nil })
+				after(11 * time.Second)
+				p.wantReady()
+				run.terminate()
+			})
+		})
+	}
+}
+
+// A leased answer is refused and its lease revoked, and no second one is made.
+func TestWriteWithLease(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPod(t, certificate("tls"))
+		p.issues(time.Hour)
+		issue := p.vault.writes["pki/issue/app"]
+		p.vault.writes["pki/issue/app"] = func(data map[string]any) map[string]any {
+			made := issue(data)
+			made["lease_id"], made["lease_duration"] = "pki/issue/app/x", 3600
+			return made
+		}
+		err := <-p.start().result
+		if err == nil || !strings.Contains(err.Error(), `writing "pki/issue/app": the answer has a lease, which this release cannot keep alive`) {
+			t.Errorf("got %v", err)
+		}
+		if n := count(p.vault.taken(), callIssue); n != 1 {
+			t.Errorf("issued %d times", n)
+		}
+		if len(p.vault.revoked) != 1 || p.vault.revoked[0] != "pki/issue/app/x" {
+			t.Errorf("revoked %q", p.vault.revoked)
+		}
+	})
+}
