@@ -42,6 +42,7 @@ func folder(t *testing.T) string {
 		"all/3-note.txt":     "no manifest",
 		"all/below/pod.yaml": "a: [",
 		"empty/note.txt":     "no manifest",
+		"templateless.yaml":  "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: web}\nspec: {replicas: 1}\n",
 	} {
 		path := filepath.Join(dir, name)
 		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
@@ -82,6 +83,8 @@ func TestExitCodes(t *testing.T) {
 		{[]string{"render", "-f", "pod.yaml"}, 1, "Pod/web: latchkey.dev/role: missing"},
 		{append([]string{"render", "-f", "wrong.yaml"}, config...), 1, `Pod/web: latchkey.dev/fils: unknown annotation (did you mean "files"?)`},
 		{append([]string{"render", "-f", "notyaml.yaml"}, config...), 1, "notyaml.yaml: document 1: reading YAML"},
+		{append([]string{"render", "-f", "templateless.yaml"}, config...), 1, "Deployment/web: spec.template: missing (the template of its pods, with metadata and spec)"},
+		{append([]string{"render", "-f", "pod.yaml", "-f", "all"}, config...), 0, "not injected: ConfigMap/conf: it is no pod"},
 		{[]string{"render", "-f", "-"}, 1, "no manifests in what was read"},
 		{[]string{"render", "-f", "none.yaml"}, 1, "none.yaml: no such file"},
 		{[]string{"render", "-f", "empty"}, 1, "empty has no .yaml, .yml or .json file"},

@@ -104,7 +104,7 @@ func inject(text []byte, namespace string, cfg *mutate.Config) (*Document, error
 		return nil, fmt.Errorf("reading YAML: it is no object (apiVersion, kind, …)")
 	}
 	doc := &Document{Text: text}
-	var additions []addition
+	var changes []change
 	for _, p := range find(root, nil) {
 		o, err := p.inject(namespace, cfg)
 		if err != nil {
@@ -112,37 +112,39 @@ func inject(text []byte, namespace string, cfg *mutate.Config) (*Document, error
 		}
 		doc.Objects = append(doc.Objects, o)
 		for _, op := range o.Ops {
-			additions = append(additions, addition{slices.Concat(p.path, pointer(op.Path)), op.Value})
+			changes = append(changes, change{op, p.path})
 		}
 	}
-	if len(additions) > 0 {
-		if err := doc.change(asJSON, additions); err != nil {
+	if len(changes) > 0 {
+		if err := doc.change(asJSON, changes); err != nil {
 			return nil, err
 		}
 	}
 	return doc, nil
 }
 
-// addition is an operation on a document.
-type addition struct {
-	path  []string
-	value any
+// change is an operation on a pod that lies somewhere in a document.
+type change struct {
+	mutate.Op
+	pod []string
 }
 
-func (d *Document) change(asJSON []byte, additions []addition) error {
+func (c change) path() []string { return slices.Concat(c.pod, pointer(c.Path)) }
+
+func (d *Document) change(asJSON []byte, changes []change) error {
 	tree, err := parseTree(d.Text, asJSON)
 	if err != nil {
 		return err
 	}
-	for _, a := range additions {
-		blockStyle(tree, a.path)
+	for _, c := range changes {
+		blockStyle(tree, c.path())
 	}
 	if d.Before, err = encodeTree(tree, d.Text); err != nil {
 		return err
 	}
-	for _, a := range additions {
-		if err := add(tree, a.path, a.value); err != nil {
-			return fmt.Errorf("adding /%s: %w", strings.Join(a.path, "/"), err)
+	for _, c := range changes {
+		if err := c.apply(tree); err != nil {
+			return fmt.Errorf("changing /%s: %w", strings.Join(c.path(), "/"), err)
 		}
 	}
 	if d.After, err = encodeTree(tree, d.Text); err != nil {
@@ -154,21 +156,27 @@ func (d *Document) change(asJSON []byte, additions []addition) error {
 
 // place is where a pod, or what would be one, lies in a document.
 type place struct {
-	object map[string]any
-	path   []string       // of the pod below the document
-	pod    map[string]any // nil where the object makes no pods
+	object  map[string]any
+	path    []string       // of the pod below the document
+	pod     map[string]any // nil where the object makes no pods
+	problem string         // why there is no pod to be found where there should be one
 }
 
-// podPaths says where the objects that make pods have the pod.
-var podPaths = map[string][]string{
-	"Pod":                   {},
-	"Deployment":            {"spec", "template"},
-	"StatefulSet":           {"spec", "template"},
-	"DaemonSet":             {"spec", "template"},
-	"ReplicaSet":            {"spec", "template"},
-	"ReplicationController": {"spec", "template"},
-	"Job":                   {"spec", "template"},
-	"CronJob":               {"spec", "jobTemplate", "spec", "template"},
+// workload is a kind of object that makes pods, or is one.
+type workload struct {
+	group string   // of its API
+	pod   []string // where the pod lies
+}
+
+var workloads = map[string]workload{
+	"Pod":                   {"", nil},
+	"ReplicationController": {"", []string{"spec", "template"}},
+	"Deployment":            {"apps", []string{"spec", "template"}},
+	"StatefulSet":           {"apps", []string{"spec", "template"}},
+	"DaemonSet":             {"apps", []string{"spec", "template"}},
+	"ReplicaSet":            {"apps", []string{"spec", "template"}},
+	"Job":                   {"batch", []string{"spec", "template"}},
+	"CronJob":               {"batch", []string{"spec", "jobTemplate", "spec", "template"}},
 }
 
 // find lists the objects of a document, those of Lists one by one.
@@ -177,26 +185,54 @@ func find(object map[string]any, at []string) []place {
 	if items, ok := object["items"].([]any); ok && strings.HasSuffix(kind, "List") {
 		var places []place
 		for i, item := range items {
-			if o, ok := item.(map[string]any); ok {
-				path := slices.Concat(at, []string{"items", strconv.Itoa(i)})
-				places = append(places, find(o, path)...)
+			o, ok := item.(map[string]any)
+			if !ok {
+				places = append(places, place{object: object, problem: fmt.Sprintf("items[%d]: is no object (apiVersion, kind, …)", i)})
+				continue
 			}
+			places = append(places, find(o, slices.Concat(at, []string{"items", strconv.Itoa(i)}))...)
 		}
 		return places
 	}
-	below, ok := podPaths[kind]
-	if !ok {
+	w, ok := workloads[kind]
+	if version, _ := object["apiVersion"].(string); !ok || version != "" && group(version) != w.group {
 		return []place{{object: object}}
 	}
 	pod := object
-	for _, name := range below {
-		pod, _ = pod[name].(map[string]any)
+	for i, name := range w.pod {
+		below, ok := pod[name].(map[string]any)
+		if !ok {
+			return []place{{object: object, problem: noPod(w.pod[:i+1], pod[name])}}
+		}
+		pod = below
 	}
-	return []place{{object: object, path: slices.Concat(at, below), pod: pod}}
+	return []place{{object: object, path: slices.Concat(at, w.pod), pod: pod}}
+}
+
+// group is that of an API version such as "apps/v1".
+func group(version string) string {
+	group, _, ok := strings.Cut(version, "/")
+	if !ok {
+		return ""
+	}
+	return group
+}
+
+// noPod says what is there in place of the map that holds the pod template.
+func noPod(path []string, value any) string {
+	is := "is no map"
+	if value == nil {
+		is = "missing"
+	}
+	return fmt.Sprintf("%s: %s (the template of its pods, with metadata and spec)", strings.Join(path, "."), is)
 }
 
 func (p place) inject(namespace string, cfg *mutate.Config) (Object, error) {
 	o := Object{Name: nameOf(p.object)}
+	if p.problem != "" {
+		o.Outcome = &mutate.Outcome{Decision: mutate.Denied, Reason: mutate.InvalidRequest, Problems: mutate.Problems{p.problem}}
+		return o, nil
+	}
 	if p.pod == nil {
 		o.Outcome = &mutate.Outcome{Decision: mutate.Skipped, Reason: mutate.NotAPod}
 		return o, nil
@@ -215,7 +251,7 @@ func (p place) inject(namespace string, cfg *mutate.Config) (Object, error) {
 		notes, _ := mapAt(p.object, "metadata")["annotations"].(map[string]any)
 		for name := range notes {
 			if strings.HasPrefix(name, mutate.Prefix) && name != mutate.StatusAnnotation {
-				o.Hint = "its annotations lie on the object itself; they belong on the pod, below " + strings.Join(podPaths[kindOf(p.object)], ".") + ".metadata.annotations"
+				o.Hint = "its annotations lie on the object itself; they belong on the pod, below " + strings.Join(workloads[kindOf(p.object)].pod, ".") + ".metadata.annotations"
 			}
 		}
 	}

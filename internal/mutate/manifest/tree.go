@@ -94,10 +94,59 @@ func pointer(path string) []string {
 	return tokens
 }
 
-// add does to a tree what the operation "add" of RFC 6902 does to JSON.
-func add(n *yaml.Node, tokens []string, value any) error {
+// apply does to a tree what the operation does to JSON (RFC 6902).
+func (c change) apply(tree *yaml.Node) error {
+	switch c.Op.Op {
+	case "add":
+		item, err := node(c.Value)
+		if err != nil {
+			return err
+		}
+		return add(tree, c.path(), item)
+	case "test":
+		if list, i, err := at(tree, c.path()); err != nil || list.Content[i].Value != c.Value {
+			return fmt.Errorf("it is not %v", c.Value)
+		}
+		return nil
+	case "move":
+		list, i, err := at(tree, slices.Concat(c.pod, pointer(c.From)))
+		if err != nil {
+			return err
+		}
+		item := list.Content[i]
+		list.Content = slices.Delete(list.Content, i, i+1)
+		return add(tree, c.path(), item)
+	}
+	return fmt.Errorf("unknown operation %q", c.Op.Op)
+}
+
+// at finds what lies at a place, as its index in the content of what holds it.
+func at(n *yaml.Node, tokens []string) (parent *yaml.Node, i int, err error) {
 	if n.Kind == yaml.DocumentNode {
-		return add(n.Content[0], tokens, value)
+		return at(n.Content[0], tokens)
+	}
+	i = len(n.Content)
+	switch n.Kind {
+	case yaml.MappingNode:
+		i = valueOf(n, tokens[0])
+	case yaml.SequenceNode:
+		if position, err := strconv.Atoi(tokens[0]); err == nil && position >= 0 {
+			i = position
+		}
+	}
+	if i >= len(n.Content) {
+		return nil, 0, fmt.Errorf("there is no %q", tokens[0])
+	}
+	if len(tokens) > 1 {
+		return at(n.Content[i], tokens[1:])
+	}
+	return n, i, nil
+}
+
+// add does to a tree what the operation "add" of RFC 6902 does to JSON.
+func add(n *yaml.Node, tokens []string, item *yaml.Node) error {
+	if n.Kind == yaml.DocumentNode {
+		return add(n.Content[0], tokens, item)
 	}
 	token, rest := tokens[0], tokens[1:]
 	i := len(n.Content)
@@ -118,11 +167,7 @@ func add(n *yaml.Node, tokens []string, value any) error {
 		if i >= len(n.Content) {
 			return fmt.Errorf("there is no %q", token)
 		}
-		return add(n.Content[i], rest, value)
-	}
-	item, err := node(value)
-	if err != nil {
-		return err
+		return add(n.Content[i], rest, item)
 	}
 	switch {
 	case n.Kind == yaml.SequenceNode:
