@@ -64,10 +64,9 @@ func (o *SelfManaged) validate() error {
 // and signs with it), and a caBundle that follows it.
 type selfManaged struct {
 	SelfManaged
-	client    kubernetes.Interface
-	log       *slog.Logger
-	authority *authority.DynamicAuthority
-	source    *cmtls.DynamicSource
+	client kubernetes.Interface
+	log    *slog.Logger
+	source *cmtls.DynamicSource
 
 	mu   sync.Mutex
 	view view
@@ -86,11 +85,7 @@ func Managed(o SelfManaged, log *slog.Logger) (*Keeper, error) {
 	if err != nil {
 		return nil, fmt.Errorf("making API client: %w", err)
 	}
-	return newKeeper(newSelfManaged(o, client, log), log), nil
-}
-
-func newSelfManaged(o SelfManaged, client kubernetes.Interface, log *slog.Logger) *selfManaged {
-	a := &authority.DynamicAuthority{
+	return newKeeper(newSelfManaged(o, client, &authority.DynamicAuthority{
 		SecretNamespace: o.Namespace,
 		SecretName:      o.Secret,
 		SecretLabels:    map[string]string{"app.kubernetes.io/name": "latchkey-injector"},
@@ -98,10 +93,13 @@ func newSelfManaged(o SelfManaged, client kubernetes.Interface, log *slog.Logger
 		CommonName:      "latchkey-injector-ca",
 		CADuration:      o.CADuration,
 		LeafDuration:    o.LeafDuration,
-	}
+	}, log), log), nil
+}
+
+func newSelfManaged(o SelfManaged, client kubernetes.Interface, a cmtls.Authority, log *slog.Logger) *selfManaged {
 	host := o.Service + "." + o.Namespace + ".svc"
 	return &selfManaged{
-		SelfManaged: o, client: client, log: log, authority: a,
+		SelfManaged: o, client: client, log: log,
 		source: &cmtls.DynamicSource{DNSNames: []string{host, host + ".cluster.local"}, Authority: a},
 	}
 }
@@ -124,7 +122,7 @@ func (s *selfManaged) run(ctx context.Context, wake func()) error {
 	quiet := logr.FromSlogHandler(s.log.With("component", "authority").Handler()).V(1)
 	ended := make(chan error, 1)
 	rotated := make(chan struct{}, 1)
-	s.authority.WatchRotation(rotated)
+	s.source.Authority.WatchRotation(rotated)
 	go func() { ended <- s.source.Start(logr.NewContext(ctx, quiet)) }()
 
 	changed := make(chan struct{}, 1)
