@@ -6,6 +6,7 @@ import (
 
 	batchv1 "k8s.io/api/batch/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"github.com/latchkey-dev/latchkey/test/harness"
 )
@@ -56,11 +57,17 @@ func TestJobReadsItsFileAndCompletes(t *testing.T) {
 	s.WaitJob("app", "complete", func(j *batchv1.Job) bool { return j.Status.Succeeded == 1 })
 }
 
-func wantLog(s *harness.Space, pod string) {
+// wantLog checks that a container, the app's where none is named, printed the
+// file that wants asks for.
+func wantLog(s *harness.Space, pod string, container ...string) {
 	s.Helper()
+	c := "app"
+	if len(container) > 0 {
+		c = container[0]
+	}
 	const want = "PASSWORD='it'\\''s $5'\nUSER='app'\n"
-	if got := s.WaitLog(pod, "app", "USER="); got != want {
-		s.Errorf("%s printed %q, want %q", pod, got, want)
+	if got := s.WaitLog(pod, c, "USER="); got != want {
+		s.Errorf("%s of %s printed %q, want %q", c, pod, got, want)
 	}
 }
 
@@ -91,19 +98,6 @@ func TestSecretsAreReadOnlyInTheApp(t *testing.T) {
 	if out := s.Exec("app", "app", "find", "/vault/secrets/"); strings.Contains(out, "private") {
 		t.Errorf("the app sees the agent's private files:\n%s", out)
 	}
-}
-
-func TestRestrictedNamespaceAcceptsThePod(t *testing.T) {
-	t.Parallel()
-	s := aSpace(t, "pod-security.kubernetes.io/enforce=restricted")
-	s.Create(pod{
-		name: "app", annotations: wants(s.Name), script: readFirst + stay,
-		// The app's container speaks for itself alone: what the agent needs, the
-		// injector has to state.
-		app: "securityContext: {runAsNonRoot: true, runAsUser: 1000, seccompProfile: {type: RuntimeDefault}, allowPrivilegeEscalation: false, capabilities: {drop: [ALL]}}",
-	}.String())
-	s.WaitPod("app", "ready", harness.Ready)
-	wantLog(s, "app")
 }
 
 // The kubelet rewrites $(NAME) and $$ in what a container is started with.
@@ -150,13 +144,18 @@ func stored(s *harness.Space, text string) string {
 	u.SetCreationTimestamp(metav1.Time{})
 	u.SetManagedFields(nil)
 	// The name of the API token's volume is drawn anew for each pod.
-	out, err := u.MarshalJSON()
-	if err != nil {
-		s.Fatal(err)
-	}
-	text = string(out)
+	text = toJSON(s, u)
 	if i := strings.Index(text, "kube-api-access-"); i >= 0 {
 		text = strings.ReplaceAll(text, text[i:i+len("kube-api-access-xxxxx")], "kube-api-access")
 	}
 	return text
+}
+
+func toJSON(s *harness.Space, u *unstructured.Unstructured) string {
+	s.Helper()
+	out, err := u.MarshalJSON()
+	if err != nil {
+		s.Fatal(err)
+	}
+	return string(out)
 }
