@@ -1,13 +1,10 @@
 package e2e
 
 import (
-	"bytes"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
-	"fmt"
-	"io"
 	"net/http"
 	"strings"
 	"sync"
@@ -115,25 +112,7 @@ func callInjector(ctx context.Context, body []byte) (*admissionv1.AdmissionRevie
 		RootCAs: roots, ServerName: harness.InjectorName + "." + harness.InstallNamespace + ".svc",
 	}}}
 	defer client.CloseIdleConnections()
-	request, err := http.NewRequestWithContext(ctx, http.MethodPost, "https://"+service.Spec.ClusterIP+"/mutate", bytes.NewReader(body))
-	if err != nil {
-		return nil, err
-	}
-	request.Header.Set("Content-Type", "application/json")
-	response, err := client.Do(request)
-	if err != nil {
-		return nil, err
-	}
-	defer response.Body.Close()
-	answer, err := io.ReadAll(response.Body)
-	if err != nil {
-		return nil, err
-	}
-	var out admissionv1.AdmissionReview
-	if response.StatusCode != http.StatusOK || json.Unmarshal(answer, &out) != nil || out.Response == nil {
-		return nil, fmt.Errorf("the webhook answered HTTP %d: %.300s", response.StatusCode, answer)
-	}
-	return &out, nil
+	return postReview(ctx, client, "https://"+service.Spec.ClusterIP+"/mutate", body)
 }
 
 // removeWebhook deletes the webhook's configuration and waits until the API

@@ -2,25 +2,24 @@ package e2e
 
 import (
 	"bytes"
-	"context"
-	"crypto/tls"
 	"encoding/json"
 	"flag"
 	"io"
-	"net"
+	"maps"
 	"net/http"
-	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	admissionv1 "k8s.io/api/admission/v1"
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-	"github.com/latchkey-dev/latchkey/test/cluster"
 	"github.com/latchkey-dev/latchkey/test/harness"
 )
 
@@ -41,12 +40,13 @@ spec:
     default: {cpu: 200m, memory: 64Mi}
     defaultRequest: {cpu: 10m, memory: 32Mi}
 `)
-	late := addLateContainer(t, s.Name)
+	addWebhook(t, s, "zz-late", admissionregistrationv1.NeverReinvocationPolicy, patching(func(*corev1.Pod) []operation {
+		return []operation{add("/spec/containers/-", busybox("late", stay))}
+	}))
 	seen := recordInjector(t)
 
 	s.Create(pod{name: "app", annotations: wants(s.Name), script: gated}.String())
 	wantGated(s, "app")
-	late()
 
 	calls := seen()
 	if len(calls) < 2 {
@@ -77,6 +77,150 @@ spec:
 	}
 }
 
+// A webhook behind ours adds whatever webhooks add: an app's container and the
+// annotation that names it, a mesh's native sidecar before or behind our agent,
+// and a debugger in front of all, where they move what was counted before. Each
+// gets what it is meant to have, and nothing is there twice.
+func TestReinvocationReachesWhatCameLater(t *testing.T) {
+	t.Parallel()
+	s := aSpace(t)
+	s.Create(`
+apiVersion: v1
+kind: LimitRange
+metadata: {name: limits}
+spec:
+  limits:
+  - type: Container
+    default: {cpu: 200m, memory: 64Mi}
+    defaultRequest: {cpu: 10m, memory: 32Mi}
+`)
+	addWebhook(t, s, "zz-late", admissionregistrationv1.IfNeededReinvocationPolicy, patching(func(p *corev1.Pod) []operation {
+		if len(p.Spec.Containers) > 1 {
+			return nil // we are asked again
+		}
+		proxy := busybox("istio-proxy", stay)
+		proxy["restartPolicy"] = "Always"
+		path := "/spec/initContainers/-"
+		if p.Name == "mesh-first" {
+			path = "/spec/initContainers/0"
+		}
+		return []operation{
+			add("/metadata/annotations/latchkey.dev~1containers", "app,worker"),
+			add("/spec/containers/-", busybox("worker", readFirst+stay)),
+			add("/spec/containers/0", busybox("debugger", stay)),
+			add(path, proxy),
+		}
+	}))
+	names := []string{"mesh-first", "mesh-last"}
+	for _, name := range names {
+		s.Create(pod{name: name, annotations: wants(s.Name), script: readFirst + stay}.String())
+	}
+	for _, name := range names {
+		p := s.WaitPod(name, "ready", harness.Ready)
+		wantLog(s, name, "app")
+		wantLog(s, name, "worker")
+		wantInjectedOnce(t, p, "app", "worker")
+		if got, want := containerNames(p.Spec.InitContainers), []string{"istio-proxy", "latchkey-agent"}; !slices.Equal(got, want) {
+			t.Errorf("%s: the init containers are %q, want %q", name, got, want)
+		}
+		agent := p.Spec.InitContainers[slices.IndexFunc(p.Spec.InitContainers, isAgent)]
+		if got := agent.Resources.Limits.Memory().String(); got != "64Mi" {
+			t.Errorf("%s: the agent's memory limit is %s, want the LimitRange's 64Mi", name, got)
+		}
+	}
+}
+
+// While the injector is upgraded, the API server may ask one replica first and
+// another one again, with another agent and other defaults. The pod keeps the
+// agent that it got, and what comes later fits that one.
+func TestReinvocationByAReplicaOfAnotherVersion(t *testing.T) {
+	t.Parallel()
+	s := aSpace(t)
+	first := replica(t, nil)
+	newer := replica(t, map[string]any{
+		"agentImage": "latchkey-agent:next", "imagePullPolicy": "Never",
+		"defaults": map[string]any{
+			"mountPath": "/elsewhere", "refresh": "7m",
+			"resources": map[string]any{"requests": map[string]any{"cpu": "7m", "memory": "48Mi"}},
+		},
+	})
+	var again atomic.Int32
+	addWebhook(t, s, "aa-replicas", admissionregistrationv1.IfNeededReinvocationPolicy, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, err := io.ReadAll(r.Body)
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusBadRequest)
+			return
+		}
+		r.Body = io.NopCloser(bytes.NewReader(body))
+		if !bytes.Contains(body, []byte(`"name":"latchkey-agent"`)) {
+			first.ServeHTTP(w, r)
+			return
+		}
+		again.Add(1)
+		newer.ServeHTTP(w, r)
+	}))
+	addWebhook(t, s, "zz-late", admissionregistrationv1.NeverReinvocationPolicy, patching(func(*corev1.Pod) []operation {
+		return []operation{
+			add("/metadata/annotations/latchkey.dev~1containers", "app,worker"),
+			add("/spec/containers/-", busybox("worker", readFirst+stay)),
+		}
+	}))
+	before := again.Load()
+	s.Create(pod{name: "app", annotations: wants(s.Name), script: readFirst + stay}.String())
+	if again.Load() == before {
+		t.Error("the newer replica was not asked: it was no reinvocation")
+	}
+	p := s.WaitPod("app", "ready", harness.Ready)
+	wantLog(s, "app", "app")
+	wantLog(s, "app", "worker")
+	wantInjectedOnce(t, p, "app", "worker")
+	agent := p.Spec.InitContainers[0]
+	if agent.Image == "latchkey-agent:next" || agent.Resources.Requests.Memory().String() == "48Mi" {
+		t.Errorf("the agent was changed to image %s with memory request %s, want it kept as the first replica made it",
+			agent.Image, agent.Resources.Requests.Memory())
+	}
+}
+
+// wantInjectedOnce checks that each of our parts is in the pod once, and that
+// of its other containers the named ones, and no more, see the files.
+func wantInjectedOnce(t *testing.T, p *corev1.Pod, readers ...string) {
+	t.Helper()
+	seen := make(map[string]int)
+	for _, v := range p.Spec.Volumes {
+		if strings.HasPrefix(v.Name, "latchkey-") {
+			seen["volume "+v.Name]++
+		}
+	}
+	for _, c := range slices.Concat(p.Spec.InitContainers, p.Spec.Containers) {
+		if isAgent(c) {
+			seen["agent"]++
+			continue
+		}
+		for _, m := range c.VolumeMounts {
+			if strings.HasPrefix(m.Name, "latchkey-") {
+				seen["mount in "+c.Name]++
+			}
+		}
+	}
+	want := map[string]int{"agent": 1, "volume latchkey-identity": 1, "volume latchkey-secrets": 1}
+	for _, name := range readers {
+		want["mount in "+name] = 1
+	}
+	if !maps.Equal(seen, want) {
+		t.Errorf("pod %s has %v of ours, want %v", p.Name, seen, want)
+	}
+}
+
+func isAgent(c corev1.Container) bool { return c.Name == "latchkey-agent" }
+
+func containerNames(containers []corev1.Container) []string {
+	var names []string
+	for _, c := range containers {
+		names = append(names, c.Name)
+	}
+	return names
+}
+
 // save writes a review as a golden case, without what is only this cluster's.
 func save(t *testing.T, name string, review []byte) {
 	t.Helper()
@@ -92,75 +236,6 @@ func save(t *testing.T, name string, review []byte) {
 	if err := os.WriteFile(filepath.Join(dir, "review.json"), pretty.Bytes(), 0o644); err != nil {
 		t.Fatal(err)
 	}
-}
-
-// listen serves a webhook of the test's own on the node's address, where the
-// API server reaches it, and returns how to call it.
-func listen(t *testing.T, handler http.Handler) admissionregistrationv1.WebhookClientConfig {
-	t.Helper()
-	cert, key, err := suite.IssueServing(cluster.NodeIP)
-	if err != nil {
-		t.Fatal(err)
-	}
-	pair, err := tls.X509KeyPair(cert, key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	listener, err := net.Listen("tcp", cluster.NodeIP+":0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	server := httptest.NewUnstartedServer(handler)
-	server.Listener.Close()
-	server.Listener = listener
-	server.TLS = &tls.Config{Certificates: []tls.Certificate{pair}}
-	server.StartTLS()
-	t.Cleanup(server.Close)
-	url := "https://" + listener.Addr().String() + "/mutate"
-	return admissionregistrationv1.WebhookClientConfig{URL: &url, CABundle: suite.CA()}
-}
-
-// addLateContainer registers a webhook that comes after ours and adds a container.
-func addLateContainer(t *testing.T, namespace string) (remove func()) {
-	t.Helper()
-	client := suite.Kube.AdmissionregistrationV1().MutatingWebhookConfigurations()
-	none, fail := admissionregistrationv1.SideEffectClassNone, admissionregistrationv1.Fail
-	config := &admissionregistrationv1.MutatingWebhookConfiguration{
-		ObjectMeta: metav1.ObjectMeta{Name: "zz-late"},
-		Webhooks: []admissionregistrationv1.MutatingWebhook{{
-			Name: "late.example.com", AdmissionReviewVersions: []string{"v1"}, SideEffects: &none, FailurePolicy: &fail,
-			ClientConfig: listen(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-				var review admissionv1.AdmissionReview
-				if err := json.NewDecoder(r.Body).Decode(&review); err != nil {
-					http.Error(w, err.Error(), http.StatusBadRequest)
-					return
-				}
-				kind := admissionv1.PatchTypeJSONPatch
-				review.Response = &admissionv1.AdmissionResponse{
-					UID: review.Request.UID, Allowed: true, PatchType: &kind,
-					Patch: []byte(`[{"op":"add","path":"/spec/containers/-","value":{"name":"late","image":"busybox:box","imagePullPolicy":"Never","command":["sh","-c","trap 'exit 0' TERM; sleep 86400 & wait"]}}]`),
-				}
-				review.Request = nil
-				json.NewEncoder(w).Encode(review)
-			})),
-			NamespaceSelector: &metav1.LabelSelector{MatchLabels: map[string]string{"kubernetes.io/metadata.name": namespace}},
-			Rules: []admissionregistrationv1.RuleWithOperations{{
-				Operations: []admissionregistrationv1.OperationType{admissionregistrationv1.Create},
-				Rule:       admissionregistrationv1.Rule{APIGroups: []string{""}, APIVersions: []string{"v1"}, Resources: []string{"pods"}},
-			}},
-		}},
-	}
-	if _, err := client.Create(t.Context(), config, metav1.CreateOptions{}); err != nil {
-		t.Fatal(err)
-	}
-	remove = sync.OnceFunc(func() {
-		if err := client.Delete(context.Background(), config.Name, metav1.DeleteOptions{}); err != nil {
-			t.Error(err)
-		}
-	})
-	t.Cleanup(remove)
-	waitDryRun(t, namespace, "the late webhook to be called", func(pod string) bool { return strings.Contains(pod, `"late"`) })
-	return remove
 }
 
 type call struct {
