@@ -12,6 +12,7 @@ type pod struct {
 	spec        string // YAML lines below spec
 	script      string // what the app's shell runs
 	app         string // YAML lines of the app's container
+	more        string // YAML list of further containers
 }
 
 // stay ends an app's script: it waits until it is told to go, and goes at once.
@@ -42,6 +43,7 @@ func (p pod) template() string {
 	b.WriteString("  containers:\n  - name: app\n    image: busybox:box\n    imagePullPolicy: Never\n")
 	b.WriteString("    command:\n    - sh\n    - -c\n    - |\n" + indent(6, p.script))
 	b.WriteString(indent(4, p.app))
+	b.WriteString(indent(2, p.more))
 	return b.String()
 }
 
