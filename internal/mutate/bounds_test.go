@@ -48,6 +48,27 @@ func TestHostilePodsAreAnsweredBriefly(t *testing.T) {
 		"many faulty templates":     {"files", strings.Repeat("- {path: x, template: '{{ nope }}"+long[:1300]+"'}\n", 180), one, "not defined"},
 		"deep template":             {"files", "- {path: x, template: '" + strings.Repeat("{{if 1}}", 30_000) + "'}", one, "unexpected EOF"},
 		"parentheses in a template": {"files", "- {path: x, template: '{{" + strings.Repeat("(", 200_000) + "'}", one, "max expression depth"},
+		"sets in a deep directory": {"files", func() string {
+			var b strings.Builder
+			for i := range 100 {
+				fmt.Fprintf(&b, "- {path: %s%d, secret: a, files: {%s}}\n", strings.Repeat("a/", 500), i, many(150, "f%d: k, "))
+			}
+			return b.String()
+		}(), one, "the paths of all files come to"},
+		"sets below a long path":    {"files", "- {path: " + long + ", secret: a, files: {" + many(12_000, "..%d: k, ") + "}}", one, "is too long"},
+		"bad names in a set":        {"files", "- {path: " + strings.Repeat("x", 200) + ", secret: a, files: {" + many(20_000, "..%d: k, ") + "}}", one, "is not allowed"},
+		"parameters of a write":     {"files", "- {path: a, secret: a, format: json, data: {" + many(20_000, "p%d: {}, ") + "}}", one, "has data with a map"},
+		"deep parameters":           {"files", "- {path: a, secret: a, format: json, data: {p: " + strings.Repeat("[", 5_000) + strings.Repeat("]", 5_000) + "}}", one, "has data with a map"},
+		"one parameter many times":  {"files", "- {path: a, secret: a, format: json, data: {" + strings.Repeat("p: 1, ", 20_000) + "}}", one, "more than once"},
+		"many notifications":        {"notify", strings.Repeat("- {http: {url: 'http://vault/'}}\n", 7_000), one, "leaves the pod"},
+		"many good notifications":   {"notify", strings.Repeat("- {signal: {process: a}}\n", 9_000), one, "shareProcessNamespace"},
+		"aliases in a notification": {"notify", "- &a {url: " + long + "}\n- {http: *a}", one, "aliases"},
+		"aliases in the token file": {"token-file", "{path: &a " + long + ", format: *a}", one, "aliases"},
+		"long path of the token":    {"token-file", strings.Repeat("a/", 100_000), one, "is too long"},
+		"long audience":             {"audience", long, one, "at most 512 bytes"},
+		"long quantity":             {"requests-cpu", strings.Repeat("9", 200_000), one, "a quantity"},
+		"huge exponent":             {"limits-memory", "1e999999999", one, "a quantity"},
+		"490 init containers":       {"init-containers", many(490, "%061d,"), containers(490), "is unknown"},
 		"unreadable modes":          {"files", many(5000, "- {path: f%d, template: a, mode: '0400'}\n"), containers(490), ""},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"unicode"
 
 	"sigs.k8s.io/yaml"
 )
@@ -163,32 +164,78 @@ func firstDifference(want, got string) string {
 	return "(none)"
 }
 
-// Each annotation has a case in which it does its work and one in which it is
-// refused, so that a new row cannot come without both.
+// Each annotation, and each key in the YAML of one, has a case in which it does
+// its work and one in which it is refused by name, so that a new one cannot come
+// without both.
 func TestEveryRowHasCases(t *testing.T) {
 	good, bad := make(map[string]bool), make(map[string]bool)
 	for _, c := range goldens(t) {
 		out := Mutate(c.req, c.cfg)
-		switch out.Decision {
-		case Injected:
-			for name := range out.Pod.Annotations {
+		if out.Decision == Injected && out.Reason == AskedFor {
+			for name, value := range out.Pod.Annotations {
 				good[name] = true
+				for _, key := range keysIn(t, value) {
+					good[name+" "+key] = true
+				}
 			}
-		case Denied:
-			for _, p := range out.Problems {
-				name, _, _ := strings.Cut(p, ":")
-				bad[name] = true
+		}
+		for _, p := range out.Problems {
+			row, what, _ := strings.Cut(p, ": ")
+			bad[row] = true
+			for _, word := range strings.FieldsFunc(what, func(r rune) bool { return r != '-' && !unicode.IsLetter(r) }) {
+				bad[row+" "+word] = true
 			}
 		}
 	}
+	var names []string
 	for _, r := range table {
-		if !good[Prefix+r.name] {
-			t.Errorf("no case is injected with %s%s", Prefix, r.name)
+		names = append(names, r.name)
+	}
+	names = append(names, rowKeys("files", fileKeys)...)
+	names = append(names, rowKeys("notify", notifyKeys)...)
+	names = append(names, rowKeys("notify", httpKeys)...)
+	names = append(names, rowKeys("notify", signalKeys)...)
+	names = append(names, rowKeys("token-file", tokenKeys)...)
+	for _, name := range names {
+		if !good[Prefix+name] {
+			t.Errorf("no case is injected with %s%s", Prefix, name)
 		}
-		if !bad[Prefix+r.name] {
-			t.Errorf("no case is denied because of %s%s", Prefix, r.name)
+		if !bad[Prefix+name] {
+			t.Errorf("no case is denied because of %s%s", Prefix, name)
 		}
 	}
+}
+
+func rowKeys[T any](row string, keys []key[T]) (names []string) {
+	for _, k := range keys {
+		names = append(names, row+" "+k.name)
+	}
+	return names
+}
+
+// keysIn are the keys of all maps in an annotation's YAML.
+func keysIn(t *testing.T, value string) (keys []string) {
+	t.Helper()
+	var doc any
+	if err := yaml.Unmarshal([]byte(value), &doc); err != nil {
+		return nil // of a row that is no YAML
+	}
+	var walk func(any)
+	walk = func(v any) {
+		switch v := v.(type) {
+		case map[string]any:
+			for name, below := range v {
+				keys = append(keys, name)
+				walk(below)
+			}
+		case []any:
+			for _, item := range v {
+				walk(item)
+			}
+		}
+	}
+	walk(doc)
+	return keys
 }
 
 // Each reason that does not depend on the transport has a case.

@@ -231,6 +231,32 @@ defaults: {mountPath: /elsewhere, refresh: 1h, startTimeout: 1h, resources: {req
 	})
 }
 
+// P6: nobody waits for files that nobody can publish. The agent stands before
+// every init container that gets them, also in the pods that others changed,
+// and behind what gives it its network, unless a warning says that it cannot.
+func TestAgentStandsBeforeItsReaders(t *testing.T) {
+	for _, c := range goldens(t) {
+		out := Mutate(c.req, c.cfg)
+		pod := out.Result
+		if out.Decision == Skipped && out.Reason == AlreadyInjected {
+			pod = out.Pod
+		}
+		if pod == nil {
+			continue
+		}
+		at := agentIndex(pod)
+		for i := range pod.Spec.InitContainers {
+			ct := &pod.Spec.InitContainers[i]
+			if i < at && secretsMount(ct) != nil {
+				t.Errorf("%s: init container %q gets the files and stands before the agent", c.name, ct.Name)
+			}
+			if i > at && isNative(ct) && slices.Contains(c.cfg.MeshProxies, ct.Name) && len(out.Warnings) == 0 {
+				t.Errorf("%s: the agent has no network before %q", c.name, ct.Name)
+			}
+		}
+	}
+}
+
 func denied(t *testing.T, c golden, raw []byte) {
 	t.Helper()
 	if out := Mutate(NewPod(c.req.Namespace, raw), c.cfg); out.Decision != Denied || len(out.Problems) == 0 {

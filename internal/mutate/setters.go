@@ -47,7 +47,7 @@ func setConnection(s *Spec, v string) []error {
 
 func setAudience(s *Spec, v string) []error {
 	if len(v) > maxAudience || strings.ContainsFunc(v, func(r rune) bool { return r == unicode.ReplacementChar || !unicode.IsGraphic(r) }) {
-		return one(fmt.Errorf("%q (at most %d bytes without control characters; empty for the API server's own)", v, maxAudience))
+		return one(fmt.Errorf("%q (at most %d bytes without control characters; empty for the API server's own)", shorten(v, 60), maxAudience))
 	}
 	s.audience = &v
 	return nil

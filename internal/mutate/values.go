@@ -76,7 +76,7 @@ var quantityForm = regexp.MustCompile(`^[0-9]{1,12}(\.[0-9]{1,3})?(m|k|M|G|T|Ki|
 
 func parseQuantity(s, least string) (resource.Quantity, error) {
 	if !quantityForm.MatchString(s) {
-		return resource.Quantity{}, fmt.Errorf("%q (a quantity such as \"5m\" of CPU or \"16Mi\" of memory)", s)
+		return resource.Quantity{}, fmt.Errorf("%q (a quantity such as \"5m\" of CPU or \"16Mi\" of memory)", shorten(s, 60))
 	}
 	q, err := resource.ParseQuantity(s)
 	if err != nil || q.Cmp(resource.MustParse(least)) < 0 {
