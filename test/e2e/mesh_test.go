@@ -18,14 +18,22 @@ import (
 func TestAgentStartsBehindTheMeshProxy(t *testing.T) {
 	t.Parallel()
 	s := aSpace(t)
-	// What the mesh's webhook adds depends on the pod's name, so that each of
-	// the two can be the one of a pod.
-	addWebhook(t, s, "aa-mesh", admissionregistrationv1.IfNeededReinvocationPolicy, mesh("mesh-first", "istio-proxy"))
-	addWebhook(t, s, "zz-mesh", admissionregistrationv1.IfNeededReinvocationPolicy, mesh("mesh-last", "istio-proxy"))
+	// Which of the webhooks is the mesh's depends on the pod's name.
+	addWebhook(t, s, "aa-mesh", admissionregistrationv1.IfNeededReinvocationPolicy, mesh("mesh-first-", "istio-proxy"))
+	addWebhook(t, s, "zz-mesh", admissionregistrationv1.IfNeededReinvocationPolicy, mesh("mesh-last-", "istio-proxy"))
 	addWebhook(t, s, "zz-other", admissionregistrationv1.IfNeededReinvocationPolicy, mesh("unknown-mesh", "other-proxy"))
-	meshed := []string{"mesh-first", "mesh-last"}
-	for _, name := range append(meshed, "unknown-mesh") {
-		s.Create(pod{name: name, annotations: wants(s.Name), script: gated}.String())
+	s.Create(pod{name: "unknown-mesh", annotations: wants(s.Name), script: gated}.String())
+	var meshed []string
+	for _, order := range []string{"mesh-first-", "mesh-last-"} {
+		for _, lifecycle := range []string{"native", "init", "sidecar"} {
+			script := gated
+			if lifecycle == "sidecar" {
+				script = untilThere + gated
+			}
+			name := order + lifecycle
+			s.Create(pod{name: name, annotations: wants(s.Name) + "latchkey.dev/lifecycle: " + lifecycle + "\n", script: script}.String())
+			meshed = append(meshed, name)
+		}
 	}
 	for _, name := range meshed {
 		wantGated(s, name)
@@ -45,10 +53,10 @@ func TestAgentStartsBehindTheMeshProxy(t *testing.T) {
 	}
 }
 
-// mesh stands in for a mesh's webhook: for one pod it adds a container in front
+// mesh stands in for a mesh's webhook: to the pods of a name it adds a container in front
 // of all that cuts the pod off from all Services, and one behind all, which
 // lets it through for as long as it runs.
-func mesh(pod, proxyName string) http.Handler {
+func mesh(pods, proxyName string) http.Handler {
 	network := map[string]any{"runAsUser": 0, "capabilities": map[string]any{"add": []string{"NET_ADMIN"}}}
 	return patching(func(p *corev1.Pod) []operation {
 		cut := busybox("istio-init", "ip route add prohibit 10.96.0.0/16")
@@ -61,7 +69,7 @@ func mesh(pod, proxyName string) http.Handler {
 		}
 		has := slices.ContainsFunc(p.Spec.InitContainers, func(c corev1.Container) bool { return c.Name == proxyName })
 		switch {
-		case p.Name != pod || has:
+		case !strings.HasPrefix(p.Name, pods) || has:
 			return nil
 		case len(p.Spec.InitContainers) == 0:
 			return []operation{add("/spec/initContainers", []any{cut, proxy})}

@@ -77,10 +77,10 @@ spec:
 	}
 }
 
-// A webhook behind ours adds whatever webhooks add: an app's container and the
-// annotation that names it, a mesh's native sidecar before or behind our agent,
-// and a debugger in front of all, where they move what was counted before. Each
-// gets what it is meant to have, and nothing is there twice.
+// A webhook behind ours adds whatever webhooks add: containers and the
+// annotations that name them, a mesh's native sidecar before or behind our
+// agent, and a debugger in front of all, where it moves what was counted
+// before. Each gets what it is meant to have, and nothing is there twice.
 func TestReinvocationReachesWhatCameLater(t *testing.T) {
 	t.Parallel()
 	s := aSpace(t)
@@ -100,28 +100,40 @@ spec:
 		}
 		proxy := busybox("istio-proxy", stay)
 		proxy["restartPolicy"] = "Always"
-		path := "/spec/initContainers/-"
-		if p.Name == "mesh-first" {
-			path = "/spec/initContainers/0"
-		}
-		return []operation{
+		operations := []operation{
 			add("/metadata/annotations/latchkey.dev~1containers", "app,worker"),
 			add("/spec/containers/-", busybox("worker", readFirst+stay)),
 			add("/spec/containers/0", busybox("debugger", stay)),
-			add(path, proxy),
 		}
+		switch p.Name {
+		case "mesh-first":
+			return append(operations, add("/spec/initContainers/0", proxy))
+		case "mesh-last":
+			return append(operations, add("/spec/initContainers/-", proxy))
+		}
+		return append(operations, add("/spec/initContainers/0", busybox("migrate", readFirst)),
+			add("/metadata/annotations/latchkey.dev~1init-containers", "migrate"))
 	}))
-	names := []string{"mesh-first", "mesh-last"}
-	for _, name := range names {
+	pods := map[string][]string{
+		"mesh-first": {"istio-proxy", "latchkey-agent"},
+		"mesh-last":  {"istio-proxy", "latchkey-agent"},
+		"migrated":   {"latchkey-agent", "migrate"},
+	}
+	for name := range pods {
 		s.Create(pod{name: name, annotations: wants(s.Name), script: readFirst + stay}.String())
 	}
-	for _, name := range names {
+	for name, inits := range pods {
 		p := s.WaitPod(name, "ready", harness.Ready)
-		wantLog(s, name, "app")
-		wantLog(s, name, "worker")
-		wantInjectedOnce(t, p, "app", "worker")
-		if got, want := containerNames(p.Spec.InitContainers), []string{"istio-proxy", "latchkey-agent"}; !slices.Equal(got, want) {
-			t.Errorf("%s: the init containers are %q, want %q", name, got, want)
+		readers := []string{"app", "worker"}
+		if name == "migrated" {
+			readers = append(readers, "migrate")
+		}
+		for _, container := range readers {
+			wantLog(s, name, container)
+		}
+		wantInjectedOnce(t, p, readers...)
+		if got := containerNames(p.Spec.InitContainers); !slices.Equal(got, inits) {
+			t.Errorf("%s: the init containers are %q, want %q", name, got, inits)
 		}
 		agent := p.Spec.InitContainers[slices.IndexFunc(p.Spec.InitContainers, isAgent)]
 		if got := agent.Resources.Limits.Memory().String(); got != "64Mi" {
