@@ -110,6 +110,15 @@ const lifecyclesSection = `
 In all of them the agent starts directly behind a service mesh's native sidecar, and before the init containers that are given
 the files. The operator can set another default than ` + "`native`" + `.
 
+## Users and modes
+
+The agent runs as the pod's user, else as the one that all containers which get the files state, else as its image's, and never
+as root. Its files are as tight as they can be: 0400 where all these containers run as the agent's user, 0440 where the pod has an
+` + "`fsGroup`" + `, else 0444, in a volume that no other container sees. Another ` + "`mode`" + ` is warned of where a container could not read
+the file.
+
+## Resources
+
 The agent's requests and limits meet a ResourceQuota or a LimitRange where the operator's defaults do not. In a pod of the class
 Guaranteed its limits are its requests, so that the pod stays in that class.
 `

@@ -55,7 +55,10 @@ func FuzzParse(f *testing.F) {
 		if err := agent.Validate(); err != nil {
 			t.Fatalf("%s=%q makes an invalid agent: %v", name, value, err)
 		}
-		if spec.MountPath == "" || name == "containers" && len(spec.Containers) == 0 {
+		if spec.TokenSeconds < 600 || spec.TokenSeconds > 86400 || spec.RunAsUser != nil && *spec.RunAsUser < 1 || spec.RunAsGroup != nil && *spec.RunAsGroup < 1 {
+			t.Fatalf("%s=%q: token of %d seconds, user %v, group %v", name, value, spec.TokenSeconds, spec.RunAsUser, spec.RunAsGroup)
+		}
+		if name == "init-containers" && len(spec.InitContainers) == 0 || spec.MountPath == "" || name == "containers" && len(spec.Containers) == 0 {
 			t.Fatalf("%s=%q leaves the spec incomplete: %+v", name, value, spec)
 		}
 	})

@@ -78,8 +78,10 @@ func (p *patcher) moveAgent(to int) {
 	p.pod.Spec.InitContainers = slices.Insert(slices.Delete(p.pod.Spec.InitContainers, from, from+1), to, agent)
 }
 
-// warnOfMesh warns where init containers wait for something that the mesh's own
-// container has to let through, which starts only after all of them.
+// warnOfMesh warns where init containers may wait for what starts only after all
+// of them: the mesh's own container. Mesh and Vault decide whether they do.
+// Where an init container of the mesh redirects the traffic, the agent is done
+// before it; where a CNI plugin does, there is no network before the proxy.
 func warnOfMesh(pod *corev1.Pod, spec *Spec, cfg *Config) []string {
 	row, what := "", ""
 	switch {
@@ -93,7 +95,7 @@ func warnOfMesh(pod *corev1.Pod, spec *Spec, cfg *Config) []string {
 	var warnings []string
 	for _, c := range pod.Spec.Containers {
 		if slices.Contains(cfg.MeshProxies, c.Name) {
-			warnings = append(warnings, fmt.Sprintf("%s%s: %s waits for the network, and container %q starts only after it (the mesh's native sidecar, or Vault's port excluded from the mesh)", Prefix, row, what, c.Name))
+			warnings = append(warnings, fmt.Sprintf("%s%s: %s comes before container %q: where the mesh works by a CNI plugin, there is no network until then (the mesh's native sidecar, or Vault's port excluded from the mesh)", Prefix, row, what, c.Name))
 		}
 	}
 	return warnings
