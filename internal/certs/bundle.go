@@ -12,9 +12,10 @@ import (
 // between its blocks, and so all there is to remember stays in the bundle.
 const untilMark = "# Trusted until "
 
-// signLag is how long after a change of CA a replica may still sign with the
-// old one.
-const signLag = time.Minute
+// changeLag is how long a change of CA takes at most until every replica signs
+// with the new one and one of them has put it into the bundle. Both take
+// seconds where the API server answers.
+const changeLag = time.Minute
 
 // anchor is a certificate of a caBundle.
 type anchor struct {
@@ -66,7 +67,7 @@ func nextBundle(now time.Time, have []byte, ca *x509.Certificate, leafDuration t
 	add(ca)
 	for _, a := range parseBundle(have) {
 		if a.until.IsZero() {
-			a.until = now.Add(leafDuration + signLag)
+			a.until = now.Add(leafDuration + changeLag)
 		}
 		if a.cert.Equal(ca) || !now.Before(a.until) || now.After(a.cert.NotAfter) {
 			continue

@@ -29,15 +29,16 @@ type view struct {
 	looked bool
 }
 
-// see takes over a bundle. One that was there at the first look has been there
-// since it was made, for all we know; any other since now.
+// see takes over a bundle. What is there at the first look has been there since
+// it was made, unless that was just now; anything else since now. So a replica
+// that starts is ready at once, and one that starts while the CA changes is not.
 func (v *view) see(now time.Time, bundle []*x509.Certificate) {
 	since := make(map[string]time.Time, len(bundle))
 	for _, c := range bundle {
 		t, was := v.since[string(c.Raw)]
 		switch {
 		case was:
-		case v.looked || c.NotBefore.After(now):
+		case v.looked || now.Before(c.NotBefore.Add(changeLag)):
 			t = now
 		default:
 			t = c.NotBefore

@@ -23,6 +23,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/latchkey-dev/latchkey/internal/certs"
 )
 
 const review = `{"kind":"AdmissionReview","apiVersion":"admission.k8s.io/v1","request":{"uid":"u","resource":{"group":"","version":"v1","resource":"pods"},
@@ -60,8 +62,9 @@ func (b *lockedBuffer) String() string {
 	return b.Buffer.String()
 }
 
-// start runs a server on loopback; it has no certificate yet.
-func start(t *testing.T) *running {
+// start runs a server on loopback; it has no certificate yet. Options can be
+// changed before, with files in the server's folder.
+func start(t *testing.T, change ...func(o *Options, dir string)) *running {
 	t.Helper()
 	r := &running{t: t, dir: t.TempDir(), states: make(chan string, 16), ended: make(chan error, 1), log: new(lockedBuffer)}
 	r.configure("one")
@@ -81,6 +84,9 @@ func start(t *testing.T) *running {
 			Log:        slog.New(slog.NewTextHandler(r.log, nil)),
 		},
 		changed: func(state string) { r.states <- state },
+	}
+	for _, c := range change {
+		c(&r.Options, r.dir)
 	}
 	ctx, stop := context.WithCancel(t.Context())
 	r.stop = stop
@@ -110,17 +116,22 @@ func (r *running) configure(host string) {
 
 func (r *running) write(name string, data []byte) {
 	r.t.Helper()
-	if err := os.WriteFile(filepath.Join(r.dir, name), data, 0o600); err != nil {
-		r.t.Fatal(err)
-	}
+	write(r.t, filepath.Join(r.dir, name), data)
 }
 
 // certify writes a new serving certificate, and returns who trusts it.
 func (r *running) certify(end time.Time) *x509.CertPool {
 	r.t.Helper()
+	return trusting(certify(r.t, r.dir, end))
+}
+
+// certify writes tls.crt and tls.key: a certificate that is its own CA, good
+// for servers and clients.
+func certify(t *testing.T, dir string, end time.Time) tls.Certificate {
+	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
-		r.t.Fatal(err)
+		t.Fatal(err)
 	}
 	template := &x509.Certificate{
 		SerialNumber: big.NewInt(end.Unix()), Subject: pkix.Name{CommonName: "injector"},
@@ -129,18 +140,34 @@ func (r *running) certify(end time.Time) *x509.CertPool {
 	}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
 	if err != nil {
-		r.t.Fatal(err)
+		t.Fatal(err)
 	}
 	keyDER, err := x509.MarshalPKCS8PrivateKey(key)
 	if err != nil {
-		r.t.Fatal(err)
+		t.Fatal(err)
 	}
-	cert := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
-	r.write("tls.key", pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: keyDER}))
-	r.write("tls.crt", cert)
+	certPEM := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
+	keyPEM := pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: keyDER})
+	write(t, filepath.Join(dir, "tls.key"), keyPEM)
+	write(t, filepath.Join(dir, "tls.crt"), certPEM)
+	pair, err := tls.X509KeyPair(certPEM, keyPEM)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pair
+}
+
+func trusting(c tls.Certificate) *x509.CertPool {
 	pool := x509.NewCertPool()
-	pool.AppendCertsFromPEM(cert)
+	pool.AddCert(c.Leaf)
 	return pool
+}
+
+func write(t *testing.T, path string, data []byte) {
+	t.Helper()
+	if err := os.WriteFile(path, data, 0o600); err != nil {
+		t.Fatal(err)
+	}
 }
 
 func (r *running) ops(path string) (int, string) {
@@ -304,11 +331,15 @@ func TestServeRefusesToStart(t *testing.T) {
 		change func(*Options)
 		want   string
 	}{
-		"bad configuration": {func(o *Options) { o.ConfigFile = bad }, "nope: unknown key"},
-		"no configuration":  {func(o *Options) { o.ConfigFile = filepath.Join(dir, "none") }, "no such file"},
-		"no address":        {func(o *Options) { o.Listen = "8443" }, `"8443" (host:port`},
-		"no port":           {func(o *Options) { o.Listen = ":https" }, "number from 1 to 65535"},
-		"no ops address":    {func(o *Options) { o.OpsListen = "127.0.0.1:99999" }, "listening for probes"},
+		"bad configuration":    {func(o *Options) { o.ConfigFile = bad }, "nope: unknown key"},
+		"no configuration":     {func(o *Options) { o.ConfigFile = filepath.Join(dir, "none") }, "no such file"},
+		"no address":           {func(o *Options) { o.Listen = "8443" }, `"8443" (host:port`},
+		"no port":              {func(o *Options) { o.Listen = ":https" }, "number from 1 to 65535"},
+		"no ops certificate":   {func(o *Options) { o.OpsCertDir = dir }, "reading certificate for probes and metrics: open "},
+		"no leaf of that life": {func(o *Options) { o.SelfManaged = &certs.SelfManaged{LeafDuration: time.Second} }, "1s (at least 1m0s)"},
+		"no CA of that life": {func(o *Options) { o.SelfManaged = &certs.SelfManaged{LeafDuration: time.Hour, CADuration: time.Hour} },
+			"the CA is 1h0m0s (at least twice that of the leaf, which is 1h0m0s)"},
+		"no ops address": {func(o *Options) { o.OpsListen = "127.0.0.1:99999" }, "listening for probes"},
 	} {
 		o := good
 		c.change(&o)
