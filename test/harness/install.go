@@ -69,26 +69,38 @@ func (c *Cluster) Install(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("storing the injector's certificate: %w", err)
 	}
-	dir, err := os.MkdirTemp("", "latchkey-ca-")
+	ca, remove, err := temporary("ca.crt", c.CA())
 	if err != nil {
-		return fmt.Errorf("making a folder for the CAs: %w", err)
+		return err
 	}
-	defer os.RemoveAll(dir)
-	ca, vaultCA := filepath.Join(dir, "ca.crt"), filepath.Join(dir, "vault.crt")
-	for file, pem := range map[string][]byte{ca: c.CA(), vaultCA: c.VaultCA} {
-		if err := os.WriteFile(file, pem, 0o600); err != nil {
-			return fmt.Errorf("writing a CA for helm: %w", err)
-		}
+	defer remove()
+	// What a test that was broken off has changed is the test's, and Helm would
+	// leave it.
+	return c.InstallWith(ctx, "--force-conflicts", "--set-file", "certs.caBundle="+ca,
+		"--set-string", fmt.Sprintf("podAnnotations.ca-digest=%x", sha256.Sum256(c.CA())))
+}
+
+// InstallWith installs the chart with Helm, or upgrades what is there, and
+// waits until it serves. The arguments of helm say where the injector's
+// certificate comes from.
+func (c *Cluster) InstallWith(ctx context.Context, certs ...string) error {
+	ca, remove, err := temporary("ca.crt", c.CA())
+	if err != nil {
+		return err
 	}
-	args := []string{"upgrade", "--install", "latchkey", filepath.Join(Checkout(), "deploy", "webhook"),
+	defer remove()
+	vaultCA, remove, err := temporary("vault.crt", c.VaultCA)
+	if err != nil {
+		return err
+	}
+	defer remove()
+	args := append([]string{"upgrade", "--install", "latchkey", filepath.Join(Checkout(), "deploy", "webhook"),
 		"--namespace", InstallNamespace,
-		"--set-file", "certs.caBundle=" + ca,
 		"--set-file", "config.connections.default.ca=" + vaultCA,
 		"--set-string", "config.connections.default.address=" + c.VaultAddr,
 		// Only a changed pod makes a Deployment roll out.
 		"--set-string", "podAnnotations.image-digest=" + injectorDigest(),
-		"--set-string", fmt.Sprintf("podAnnotations.ca-digest=%x", sha256.Sum256(c.CA())),
-		"--wait", "--timeout", "3m"}
+		"--wait", "--timeout", "3m"}, certs...)
 	for fault, address := range FaultyConnections {
 		connection := "config.connections." + fault
 		args = append(args,
@@ -107,6 +119,22 @@ func (c *Cluster) Install(ctx context.Context) error {
 		return err
 	}
 	return c.waitServing(ctx)
+}
+
+// temporary writes a file for a program of a test to read, and returns what
+// removes it.
+func temporary(name string, content []byte) (file string, remove func(), err error) {
+	dir, err := os.MkdirTemp("", "latchkey-")
+	if err != nil {
+		return "", nil, fmt.Errorf("making a folder: %w", err)
+	}
+	remove = func() { os.RemoveAll(dir) }
+	file = filepath.Join(dir, name)
+	if err := os.WriteFile(file, content, 0o600); err != nil {
+		remove()
+		return "", nil, fmt.Errorf("writing a file: %w", err)
+	}
+	return file, remove, nil
 }
 
 // waitServing asks until the API server reaches the injector: replicas are
