@@ -4,11 +4,17 @@ import (
 	"maps"
 	"os"
 	"path"
+	"path/filepath"
 	"reflect"
 	"regexp"
 	"slices"
 	"strings"
 	"testing"
+	"unicode/utf8"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/latchkey-dev/latchkey/internal/config"
 )
 
 // Every key of the operator's file has its row in the documentation, and none
@@ -75,4 +81,66 @@ func configurationPage(t *testing.T) string {
 		t.Fatal(err)
 	}
 	return string(page)
+}
+
+// Whatever a file holds, it is read or refused, and agents can use what it says
+// once it is read: nothing of it is left for the pods to find.
+func FuzzParseConfig(f *testing.F) {
+	for _, text := range []string{builtIn, "a: b", "connections: {a: null}", "imagePullSecrets: [{name: a, b: c}]", "connections: {a: {auth: {x: 1}, headers: {a.b: c}}}"} {
+		f.Add(text)
+	}
+	for _, c := range goldens(f) {
+		if text, err := os.ReadFile(filepath.Join(c.dir, "config.yaml")); err == nil {
+			f.Add(string(text))
+		}
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		cfg, err := ParseConfig([]byte(text))
+		if err != nil {
+			if !utf8.ValidString(err.Error()) || err.Error() == "" {
+				t.Errorf("unreadable error %q", err)
+			}
+			return
+		}
+		for name, conn := range cfg.Connections {
+			agent := config.Agent{
+				Version:      config.Version,
+				Vault:        conn.Vault,
+				Files:        []config.File{{Path: "a", Template: "b", Mode: 0o444}},
+				Refresh:      config.Duration(cfg.Defaults.Refresh),
+				StartTimeout: config.Duration(cfg.Defaults.StartTimeout),
+			}
+			agent.Vault.Auth.Role = "role"
+			if err := agent.Validate(); err != nil {
+				t.Errorf("connection %q: %v", name, err)
+			}
+			volume := identityVolume(conn, conn.Vault.Auth, tokenSeconds)
+			for _, file := range []string{conn.Vault.CAFile, conn.Vault.ClientCert, conn.Vault.ClientKey} {
+				if file != "" && !projects(&volume, file) {
+					t.Errorf("connection %q: nothing in the volume becomes %s", name, file)
+				}
+			}
+		}
+	})
+}
+
+// projects tells whether the volume holds a file of the agent's.
+func projects(v *corev1.Volume, file string) bool {
+	var paths []string
+	for _, s := range v.Projected.Sources {
+		switch {
+		case s.ConfigMap != nil:
+			for _, item := range s.ConfigMap.Items {
+				paths = append(paths, item.Path)
+			}
+		case s.Secret != nil:
+			for _, item := range s.Secret.Items {
+				paths = append(paths, item.Path)
+			}
+		case s.ClusterTrustBundle != nil:
+			paths = append(paths, s.ClusterTrustBundle.Path)
+		}
+	}
+	relative, ok := strings.CutPrefix(file, path.Dir(config.TokenPath)+"/")
+	return ok && slices.Contains(paths, relative)
 }

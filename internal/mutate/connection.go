@@ -176,9 +176,9 @@ func (b *operatorClusterTrustBundle) check(p *Problems, at string) {
 		p.add(at, "has both name and signerName (one of them)")
 	case b.Name == "" && b.SignerName == "":
 		p.add(at, "has neither name nor signerName (one of them)")
-	case b.Name != "" && !trustBundleName.MatchString(b.Name):
+	case b.Name != "" && !isTrustBundleName(b.Name):
 		p.add(at+".name", "%q (the name of a ClusterTrustBundle)", b.Name)
-	case b.SignerName != "" && !signerName.MatchString(b.SignerName):
+	case b.SignerName != "" && !isSignerName(b.SignerName):
 		p.add(at+".signerName", "%q (a signer, such as \"example.com/vault\")", b.SignerName)
 	}
 	if b.LabelSelector == nil {
@@ -233,12 +233,27 @@ func (a *operatorAuth) compile(p *Problems, at string) config.Auth {
 var (
 	// serverName is looser than DNS: certificates hold what their makers wrote.
 	serverName = regexp.MustCompile(`^[A-Za-z0-9_]([A-Za-z0-9_.-]{0,252})$`)
-	// trustBundleName allows the colons that bind a bundle to its signer.
-	trustBundleName = regexp.MustCompile(`^[a-z0-9]([a-z0-9.:-]{0,251}[a-z0-9])?$`)
-	signerName      = regexp.MustCompile(`^[a-z0-9.-]+\.[a-z0-9-]+(/[a-z0-9.-]*[a-z0-9])+$`)
 	// vaultNamespace is a path that can stand in a header.
 	vaultNamespace = regexp.MustCompile(`^[\x21-\x7e]*$`)
 )
+
+// isTrustBundleName tells whether s can be the name of a ClusterTrustBundle: that
+// of one with a signer begins with the signer's, colons in place of the slash.
+func isTrustBundleName(s string) bool {
+	if i := strings.LastIndex(s, ":"); i >= 0 {
+		return isSignerName(strings.Replace(s[:i], ":", "/", 1)) && isSubdomain(s[i+1:])
+	}
+	return isSubdomain(s)
+}
+
+// isSignerName tells whether s is a domain of at least two labels, a slash and
+// a name (k8s.io/kubernetes/pkg/apis/certificates/validation states the rule).
+func isSignerName(s string) bool {
+	domain, name, ok := strings.Cut(s, "/")
+	return ok && isSubdomain(domain) && strings.Contains(domain, ".") && isSubdomain(name)
+}
+
+func isSubdomain(s string) bool { return len(validation.IsDNS1123Subdomain(s)) == 0 }
 
 func isIP(s string) bool {
 	_, err := netip.ParseAddr(s)
@@ -256,7 +271,7 @@ func checkName(p *Problems, at, name, what string) {
 	switch {
 	case name == "":
 		p.add(at, "missing (the name of %s in each workload's namespace)", what)
-	case len(validation.IsDNS1123Subdomain(name)) > 0:
+	case !isSubdomain(name):
 		p.add(at, "%q (the name of %s: lower-case letters, digits, \"-\" and \".\")", name, what)
 	}
 }

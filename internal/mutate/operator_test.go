@@ -225,3 +225,25 @@ func TestOperatorFileWithWrongTypes(t *testing.T) {
 		}
 	}
 }
+
+// Trust bundles and signers are named as the API server wants it, which would
+// refuse every pod otherwise.
+func TestTrustBundleNames(t *testing.T) {
+	for name, want := range map[string]bool{
+		"vault": true, "vault.example": true, "example.com:vault:2026": true,
+		"Vault": false, "example.com/vault": false, "example.com:vault": false, "com:vault:a": false,
+		"example.com:vault:": false, ":": false, "a:b:c:d": false, "../a": false,
+	} {
+		if got := isTrustBundleName(name); got != want {
+			t.Errorf("bundle %q: %t, want %t", name, got, want)
+		}
+	}
+	for name, want := range map[string]bool{
+		"example.com/vault": true, "kubernetes.io/kube-apiserver-serving": true,
+		"vault": false, "com/vault": false, "example.com/": false, "/vault": false, "example.com/a/b": false, "example.com/..": false,
+	} {
+		if got := isSignerName(name); got != want {
+			t.Errorf("signer %q: %t, want %t", name, got, want)
+		}
+	}
+}
