@@ -1,16 +1,19 @@
 package server
 
 import (
+	"context"
 	"crypto/tls"
 	"encoding/pem"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/latchkey-dev/latchkey/internal/certs"
@@ -68,18 +71,6 @@ func TestOpsOverTLS(t *testing.T) {
 		t.Errorf("plain HTTP gets no answer: %v", err) // net/http says what is wrong
 	}
 
-	// Another CA, and a broken file after it.
-	ca := &caFile{path: clientCA, log: r.Log}
-	write(t, clientCA, pemOf(stranger))
-	if err := ca.read(); err != nil {
-		t.Fatal(err)
-	}
-	good := ca.pool.Load()
-	write(t, clientCA, []byte("no PEM"))
-	if err := ca.read(); err == nil || !strings.Contains(err.Error(), "it holds no certificate in PEM") || ca.pool.Load() != good {
-		t.Errorf("a broken CA: %v", err)
-	}
-
 	// A new certificate is taken over; the other is not known any more.
 	renewed := certify(t, opsDir, time.Now().Add(2*time.Hour))
 	deadline := time.After(20 * time.Second)
@@ -97,6 +88,37 @@ func TestOpsOverTLS(t *testing.T) {
 	if err := <-r.ended; err != nil {
 		t.Error(err)
 	}
+}
+
+// The CA of clients is read again while it is used; a broken file is said once,
+// and changes nothing.
+func TestClientCAChanges(t *testing.T) {
+	dir := t.TempDir()
+	one, other := certify(t, dir, time.Now().Add(time.Hour)), certify(t, dir, time.Now().Add(2*time.Hour))
+	synctest.Test(t, func(t *testing.T) {
+		var log lockedBuffer
+		ca := &caFile{path: filepath.Join(dir, "clients.crt"), log: slog.New(slog.NewTextHandler(&log, nil))}
+		write(t, ca.path, pemOf(one))
+		if err := ca.read(); err != nil {
+			t.Fatal(err)
+		}
+		ctx, stop := context.WithCancel(t.Context())
+		defer stop()
+		go ca.watch(ctx, time.Second)
+		for _, c := range []struct {
+			data []byte
+			want tls.Certificate
+		}{{pemOf(one), one}, {pemOf(other), other}, {[]byte("no PEM"), other}, {pemOf(one), one}} {
+			write(t, ca.path, c.data)
+			time.Sleep(5 * time.Second)
+			if !ca.pool.Load().Equal(trusting(c.want)) {
+				t.Errorf("with %.30q another CA is in use", c.data)
+			}
+		}
+		if n := strings.Count(log.String(), "it holds no certificate in PEM"); n != 1 {
+			t.Errorf("a broken file was reported %d times:\n%s", n, &log)
+		}
+	})
 }
 
 func pemOf(c tls.Certificate) []byte {
