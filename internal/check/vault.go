@@ -63,7 +63,11 @@ func connections(ctx context.Context, e *env) []Result {
 
 // checkConnection returns the server if it can be used.
 func (e *env) checkConnection(ctx context.Context, c *mutate.Connection) (*vault, []Result) {
-	transport, err := dialer(c)
+	found, problem := e.readTrust(ctx, c)
+	if problem != nil {
+		return nil, problem
+	}
+	transport, err := dialer(c, found)
 	if err != nil {
 		return nil, fail("correct the operator's configuration", "%v", err)
 	}
@@ -93,17 +97,27 @@ func (e *env) checkConnection(ctx context.Context, c *mutate.Connection) (*vault
 	return v, ok("Vault %s at %s", health.Version, c.Vault.Address)
 }
 
-// dialer makes the transport that the agent would make.
-func dialer(c *mutate.Connection) (http.RoundTripper, error) {
+// dialer makes the transport that the agent would make: the environment has no
+// say in it.
+func dialer(c *mutate.Connection, t *trust) (http.RoundTripper, error) {
 	config := &tls.Config{MinVersion: tls.VersionTLS12, ServerName: c.Vault.TLSServerName}
-	if c.Vault.CA != "" {
-		config.RootCAs = x509.NewCertPool()
-		if !config.RootCAs.AppendCertsFromPEM([]byte(c.Vault.CA)) {
-			return nil, errors.New("its ca holds no certificate")
+	var err error
+	if config.RootCAs, err = t.pool(); err != nil {
+		return nil, err
+	}
+	if t.client != nil {
+		config.Certificates = []tls.Certificate{*t.client}
+	}
+	var proxy func(*http.Request) (*url.URL, error)
+	if c.Vault.Proxy != "" {
+		u, err := url.Parse(c.Vault.Proxy)
+		if err != nil {
+			return nil, errors.New("its proxy is not a URL")
 		}
+		proxy = http.ProxyURL(u)
 	}
 	return strict{&http.Transport{
-		Proxy:               nil, // whatever the environment says
+		Proxy:               proxy,
 		DialContext:         (&net.Dialer{Timeout: dialTimeout}).DialContext,
 		TLSClientConfig:     config,
 		TLSHandshakeTimeout: dialTimeout,
@@ -136,6 +150,9 @@ func (v *vault) client(namespace string) (*api.Client, error) {
 	c.ClearNamespace()
 	if namespace != "" {
 		c.SetNamespace(namespace)
+	}
+	for name, value := range v.connection.Vault.Headers {
+		c.AddHeader(name, value)
 	}
 	return c, nil
 }
@@ -183,6 +200,8 @@ func judgeConnection(address string, err error, inPod bool, namespace string) []
 	text := err.Error()
 	cause := rootCause(err)
 	switch {
+	case strings.Contains(text, "proxyconnect"):
+		return fail("correct the connection's proxy: is it running, and is there a way to it from here?", "the proxy of %s cannot be reached: %v", address, cause)
 	case errors.As(err, &dns) && !inPod && clusterName(host):
 		r := notChecked("%s is a name that only the cluster knows", host)
 		r[0].Remedy = fmt.Sprintf("run the check there: kubectl -n %s exec deploy/%s -- /injector check", namespace, injectorName)
@@ -199,6 +218,8 @@ func judgeConnection(address string, err error, inPod bool, namespace string) []
 		return fail("begin the connection's address with http://, or turn on TLS", "%s does not speak TLS", address)
 	case strings.Contains(text, "HTTP request to an HTTPS server"):
 		return fail("begin the connection's address with https://", "%s speaks TLS alone", address)
+	case strings.Contains(text, "tls: certificate required"), strings.Contains(text, "tls: bad certificate"):
+		return fail("give the connection a clientCertSecret whose certificate the server trusts", "%s asks for a client certificate: %v", address, cause)
 	case errors.As(err, &response), strings.Contains(text, "invalid character"):
 		return fail("correct the connection's address", "what answers at %s is no Vault", address)
 	case strings.Contains(text, "connection refused"):
