@@ -55,6 +55,9 @@ const guaranteedCPU = "100m"
 // warnings say where the stated ones cannot be had with that.
 func agentResources(pod *corev1.Pod, stated, defaults corev1.ResourceRequirements) (corev1.ResourceRequirements, []string) {
 	r := withDefaults(stated, defaults)
+	if pod.Spec.Resources != nil {
+		leaveToPod(pod.Spec.Resources, stated, &r)
+	}
 	if !guaranteed(pod) {
 		return r, nil
 	}
@@ -73,6 +76,27 @@ func agentResources(pod *corev1.Pod, stated, defaults corev1.ResourceRequirement
 		r.Requests[name], r.Limits[name] = *value, *value
 	}
 	return r, warnings
+}
+
+// leaveToPod takes out the defaults of those resources that are stated for the
+// pod as a whole, from which the agent then takes its share: the API server
+// refuses requests of containers that come to more than the pod's.
+func leaveToPod(whole *corev1.ResourceRequirements, stated corev1.ResourceRequirements, r *corev1.ResourceRequirements) {
+	for _, name := range statable {
+		_, requested := whole.Requests[name]
+		_, limited := whole.Limits[name]
+		if !requested && !limited {
+			continue
+		}
+		_, requestStated := stated.Requests[name]
+		_, limitStated := stated.Limits[name]
+		if !limitStated {
+			delete(r.Limits, name)
+		}
+		if !requestStated && !limitStated { // a limit alone becomes the request too
+			delete(r.Requests, name)
+		}
+	}
 }
 
 // bothOf is the request and the limit of an agent in a Guaranteed pod, nil where
