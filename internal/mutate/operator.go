@@ -1,6 +1,8 @@
 package mutate
 
 import (
+	"bytes"
+	"encoding/json"
 	"fmt"
 	"maps"
 	"path"
@@ -9,7 +11,7 @@ import (
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
-	"sigs.k8s.io/json"
+	kjson "sigs.k8s.io/json"
 	"sigs.k8s.io/yaml"
 
 	"github.com/latchkey-dev/latchkey/internal/version"
@@ -79,69 +81,34 @@ func DefaultConfig() *Config {
 }
 
 // ParseConfig reads the operator's YAML file. Unknown and repeated keys are
-// errors, and all problems are reported at once, as Problems.
+// errors. All problems are reported at once, as Problems, but for what cannot be
+// checked in a file whose form is wrong.
 func ParseConfig(data []byte) (*Config, error) {
 	asJSON, err := yaml.YAMLToJSONStrict(data)
 	if err != nil {
 		return nil, fmt.Errorf("reading YAML: %w", err)
 	}
-	var f operatorFile
-	var p Problems
-	unknown, err := json.UnmarshalStrict(asJSON, &f)
-	if err != nil {
-		return nil, fmt.Errorf("reading YAML: %w", typeProblem(err))
+	var document any
+	dec := json.NewDecoder(bytes.NewReader(asJSON))
+	dec.UseNumber() // quantities are kept as they were written
+	if err := dec.Decode(&document); err != nil {
+		return nil, fmt.Errorf("reading YAML: %w", err)
 	}
-	for _, err := range unknown {
-		p = append(p, unknownKey(err))
+	var form shape
+	form.compare(document, reflect.TypeFor[operatorFile](), "")
+	p := form.unknown
+	if len(form.wrong) > 0 {
+		return nil, append(p, form.wrong...).err()
+	}
+	var f operatorFile
+	if err := kjson.UnmarshalCaseSensitivePreserveInts(asJSON, &f); err != nil {
+		return nil, fmt.Errorf("reading YAML: %w", err)
 	}
 	cfg := f.compile(&p)
 	if err := p.err(); err != nil {
 		return nil, err
 	}
 	return cfg, nil
-}
-
-// unknownKey turns `unknown field "a.b"` into the form of all other problems.
-func unknownKey(err error) string {
-	if _, rest, ok := strings.Cut(err.Error(), `unknown field "`); ok {
-		place := strings.TrimSuffix(rest, `"`)
-		names := strings.Split(place, ".")
-		last := len(names) - 1
-		if known := keysAt(reflect.TypeFor[operatorFile](), names[:last]); known != nil {
-			return fmt.Sprintf("%s: unknown key (%s)", place, or(didYouMean(names[last], known), strings.Join(known, ", ")))
-		}
-		return place + ": unknown key"
-	}
-	return err.Error()
-}
-
-// keysAt are the keys that a type of the file has at a place below it, nil
-// where the place is not known: the name of a connection may hold a dot.
-func keysAt(t reflect.Type, names []string) []string {
-	for _, name := range names {
-		switch t.Kind() {
-		case reflect.Map:
-			t = t.Elem()
-		case reflect.Struct:
-			name, _, _ = strings.Cut(name, "[") // an entry of a list
-			field, ok := t.FieldByNameFunc(func(s string) bool { return strings.EqualFold(s, name) })
-			if !ok {
-				return nil
-			}
-			t = field.Type
-		}
-		for t.Kind() == reflect.Pointer || t.Kind() == reflect.Slice {
-			t = t.Elem()
-		}
-	}
-	if t.Kind() != reflect.Struct {
-		return nil
-	}
-	known := make([]string, t.NumField())
-	for i := range known {
-		known[i], _, _ = strings.Cut(t.Field(i).Tag.Get("json"), ",")
-	}
-	return known
 }
 
 // or is value, or fallback where value is empty.

@@ -2,6 +2,7 @@ package mutate
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"strings"
 	"testing"
@@ -141,9 +142,9 @@ func TestParseConfigRefusesWhatIsNoConfig(t *testing.T) {
 	for name, c := range map[string]struct{ text, want string }{
 		"empty":         {"", "connections: empty"},
 		"no YAML":       {"a: [", "reading YAML"},
-		"a list":        {"- a", "reading YAML"},
+		"a list":        {"- a", "is a list"},
 		"repeated key":  {"agentImage: a\nagentImage: b\n", `key "agentImage" already set`},
-		"a wrong type":  {"connections: []", "reading YAML"},
+		"a wrong type":  {"connections: []", "connections: is a list"},
 		"no connection": {"connections: {}", "connections: empty"},
 	} {
 		if _, err := ParseConfig([]byte(c.text)); err == nil || !strings.Contains(err.Error(), c.want) {
@@ -210,17 +211,42 @@ func TestDidYouMean(t *testing.T) {
 	}
 }
 
-// A value of a wrong type is told by its field, without words of Go's.
+// Values of a wrong type are told by their places, all at once and beside
+// unknown keys, without words of Go's.
 func TestOperatorFileWithWrongTypes(t *testing.T) {
+	_, err := ParseConfig([]byte(`
+agentImage: 3
+imagePullSecrets: [registry]
+connections:
+  a.b: {ca: on, caConfigMap: vault-ca, timeout: 30, headers: {X-Team: 1}, auth: []}
+  c: x
+  d: {clusterTrustBundle: {labelSelector: {matchExpressions: {}}}, adress: 1}
+defaults: {refresh: [1], resources: {requests: {cpu: 1, memory: {}}}}
+meshProxies: {}
+`))
+	const want = `13 problems:
+  agentImage: is a number (a string: quote it)
+  connections.a.b.auth: is a list (a map: method, mount, namespace, role, audience)
+  connections.a.b.ca: is a bool (a string: quote it)
+  connections.a.b.caConfigMap: is a string (a map: name, key)
+  connections.a.b.headers.X-Team: is a number (a string: quote it)
+  connections.a.b.timeout: is a number (a string: quote it)
+  connections.c: is a string (a map: address, ca, caConfigMap, caSecret, clusterTrustBundle, tlsServerName, clientCertSecret, proxy, timeout, headers, namespace, auth, allowedNamespaces)
+  connections.d.adress: unknown key (did you mean "address"?)
+  connections.d.clusterTrustBundle.labelSelector.matchExpressions: is a map (a list)
+  defaults.refresh: is a list (a string)
+  defaults.resources.requests.memory: is a map (a string or a number)
+  imagePullSecrets[0]: is a string (a map: name)
+  meshProxies: is a map (a list)`
+	if err == nil || err.Error() != want {
+		t.Errorf("differs:\n%s\n%v", firstDifference(want, fmt.Sprint(err)), err)
+	}
 	for text, want := range map[string]string{
-		"connections: []":            "connections: is a list (a map)",
-		"connections: {a: x}":        "connections: is a string (a map)",
-		"agentImage: 3":              "agentImage: is a number (a string: quote it)",
-		"meshProxies: {}":            "meshProxies: is a map (a list)",
-		"defaults: {refresh: [1]}":   "defaults.refresh: is a list (a string)",
-		"connections: {a: {ca: on}}": "connections.ca: is a bool (a string: quote it)",
+		"connections: []": "connections: is a list (a map)",
+		"- a":             "the file: is a list (a map)",
+		"a":               "the file: is a string (a map)",
 	} {
-		if _, err := ParseConfig([]byte(text)); err == nil || err.Error() != "reading YAML: "+want {
+		if _, err := ParseConfig([]byte(text)); err == nil || err.Error() != want {
 			t.Errorf("%s: %v, want %s", text, err, want)
 		}
 	}
