@@ -19,6 +19,7 @@ func TestFilesAreReadableByTheirUsers(t *testing.T) {
 	for _, c := range []struct {
 		name       string
 		spec, app  string
+		row        string // a further annotation
 		other      int    // user of a second container, if any
 		file       string // as the app sees it: mode, owner, group
 		user       string // of the app
@@ -31,6 +32,8 @@ func TestFilesAreReadableByTheirUsers(t *testing.T) {
 		{name: "pod-fixed-app-other", spec: "securityContext: {runAsUser: 1000}", app: "securityContext: {runAsUser: 1001}", file: "444 1000:0", user: "1001"},
 		{name: "apps-agree", app: "securityContext: {runAsUser: 1001}", other: 1001, file: "400 1001:65532", user: "1001"},
 		{name: "apps-differ", app: "securityContext: {runAsUser: 1001}", other: 1002, file: "444 65532:65532", user: "1001"},
+		{name: "asked-for", row: `latchkey.dev/run-as-user: "4000"`, file: "444 4000:65532", user: "0"},
+		{name: "asked-for-the-apps", row: "latchkey.dev/run-as-user: \"4000\"\nlatchkey.dev/run-as-group: \"5000\"", app: "securityContext: {runAsUser: 4000}", file: "400 4000:5000", user: "4000"},
 		{name: "apps-differ-group", spec: "securityContext: {fsGroup: 3000}", app: "securityContext: {runAsUser: 1001}", other: 1002, file: "440 65532:3000", user: "1001"},
 	} {
 		if c.lifecycles == nil {
@@ -42,7 +45,7 @@ func TestFilesAreReadableByTheirUsers(t *testing.T) {
 			if lifecycle == "sidecar" {
 				script = untilThere + look
 			}
-			p := pod{name: name, annotations: wants(s.Name) + "latchkey.dev/lifecycle: " + lifecycle + "\n", spec: c.spec, app: c.app, script: script}
+			p := pod{name: name, annotations: wants(s.Name) + "latchkey.dev/lifecycle: " + lifecycle + "\n" + c.row + "\n", spec: c.spec, app: c.app, script: script}
 			if c.other != 0 {
 				p.more = fmt.Sprintf(second, script, c.other)
 			}
