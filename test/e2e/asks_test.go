@@ -1,0 +1,175 @@
+package e2e
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/latchkey-dev/latchkey/test/harness"
+)
+
+// These are the things that a pod can ask of its agent, on a real kubelet and
+// with a real Vault.
+
+// filesOf are the annotations of a pod that wants these entries, written in
+// YAML, read every five seconds.
+func filesOf(s *harness.Space, entries string, more ...string) string {
+	return fmt.Sprintf("latchkey.dev/inject: \"true\"\nlatchkey.dev/role: %s\nlatchkey.dev/refresh: 5s\n%s\nlatchkey.dev/files: |\n%s",
+		s.Name, strings.Join(more, "\n"), indent(2, entries))
+}
+
+// An init container's agent is done before the app starts, and leaves no token.
+func TestInitLeavesNoToken(t *testing.T) {
+	t.Parallel()
+	s := aSpace(t)
+	s.Create(pod{name: "app", annotations: wants(s.Name) + "latchkey.dev/lifecycle: init\n", script: readFirst + stay}.String())
+	p := s.WaitPod("app", "ready", harness.Ready)
+	if got := s.WaitLog("app", "app", "USER"); !strings.Contains(got, "USER='app'") {
+		t.Errorf("the app read %q", got)
+	}
+	if a := harness.Agent(p); a.State.Terminated == nil || a.State.Terminated.ExitCode != 0 || a.RestartCount != 0 {
+		t.Errorf("the agent is %+v", a)
+	}
+	if calls := s.Audit(); len(calls) != 4 || calls[3] != "update auth/token/revoke-self" {
+		t.Errorf("calls to Vault: %q", calls)
+	}
+}
+
+// Nothing holds back the app of a sidecar: it is there before its secret is, and
+// the file comes to the directory that it has mounted.
+func TestSidecarDoesNotHoldTheAppBack(t *testing.T) {
+	t.Parallel()
+	s := aSpace(t)
+	s.Create(pod{name: "app", annotations: filesOf(s, "- {path: late.env, secret: kv/"+s.Name+"/late, format: env}", "latchkey.dev/lifecycle: sidecar"),
+		script: "ls -A /vault/secrets; echo waiting\nuntil [ -e /vault/secrets/late.env ]; do sleep 1; done\ncat /vault/secrets/late.env" + stay}.String())
+	p := s.WaitPod("app", "started", harness.Started)
+	if got := s.WaitLog("app", "app", "waiting"); got != "waiting\n" {
+		t.Errorf("the app found %q", got)
+	}
+	if harness.Ready(p) {
+		t.Error("the pod is ready without its files")
+	}
+	s.Secret("late", map[string]any{"CAME": "late"})
+	s.WaitLog("app", "app", "CAME='late'")
+	p = s.WaitPod("app", "ready", harness.Ready)
+	if p.Status.ContainerStatuses[0].RestartCount != 0 {
+		t.Error("the app was restarted")
+	}
+
+	// Its container may start again while the agent is stopped.
+	s.Signal(p, "latchkey-agent", syscall.SIGTERM)
+	s.Signal(p, "app", syscall.SIGKILL)
+	s.WaitPod("app", "ready after both started again", func(p *corev1.Pod) bool {
+		a := harness.Agent(p)
+		return harness.Ready(p) && a.RestartCount == 1 && a.Ready && p.Status.ContainerStatuses[0].RestartCount == 1
+	})
+}
+
+// Several files of one answer change together; what is optional comes and goes;
+// and the app is told of each change, and of nothing else.
+func TestFilesOptionalAndRequest(t *testing.T) {
+	t.Parallel()
+	s := aSpace(t)
+	s.Secret("tls", map[string]any{"cert": "c1", "key": "k1"})
+	entries := fmt.Sprintf(`- {path: tls, secret: kv/%[1]s/tls, files: {tls.crt: cert, tls.key: key}}
+- {path: maybe, secret: kv/%[1]s/maybe, format: raw, key: k, optional: true}
+- path: text
+  template: '{{ with secret "kv/data/%[1]s/maybe" }}{{ .Data.data.k }}{{ end }}'
+  optional: true
+`, s.Name)
+	const server = `mkdir -p /tmp/www/cgi-bin
+cat >/tmp/www/cgi-bin/reload <<'END'
+#!/bin/sh
+cd /vault/secrets
+echo "$REQUEST_METHOD: $(cat tls/tls.crt tls/tls.key) $(cat maybe text 2>/dev/null || echo none)." >/tmp/told
+cat /tmp/told >>/tmp/log
+printf 'Status: 200 OK\r\n\r\n'
+END
+chmod +x /tmp/www/cgi-bin/reload
+: >/tmp/log
+httpd -p 127.0.0.1:8080 -h /tmp/www
+tail -f /tmp/log &`
+	s.Create(pod{name: "app", script: server + stay, annotations: filesOf(s, entries,
+		"latchkey.dev/notify: |\n  - http: {url: \"http://127.0.0.1:8080/cgi-bin/reload\"}")}.String())
+	s.WaitPod("app", "ready", harness.Ready)
+	s.Secret("tls", map[string]any{"cert": "c2", "key": "k2"})
+	s.WaitLog("app", "app", "POST: c2k2 none.\n")
+	s.Secret("tls", map[string]any{"cert": "c3"}) // one key is missing: neither changes
+	s.Secret("maybe", map[string]any{"k": "m"})
+	s.WaitLog("app", "app", "POST: c2k2 mm.\n")
+	if _, err := s.Root.Logical().DeleteWithContext(t.Context(), "kv/data/"+s.Name+"/maybe"); err != nil {
+		t.Fatal(err)
+	}
+	const all = "POST: c2k2 none.\nPOST: c2k2 mm.\nPOST: c2k2 none.\n"
+	s.WaitLog("app", "app", all)
+	if got := s.Exec("app", "app", "cat", "/tmp/log"); got != all {
+		t.Errorf("the app was told of\n%swant\n%s", got, all)
+	}
+}
+
+// A process of the app's is told by a signal, across the containers of a pod
+// that shares its process namespace; and the app can use the agent's token.
+func TestSignalAndTokenFile(t *testing.T) {
+	t.Parallel()
+	s := aSpace(t)
+	s.Create(pod{name: "app", spec: "shareProcessNamespace: true\nsecurityContext: {runAsUser: 1000, runAsGroup: 1000}",
+		annotations: filesOf(s, "- {path: app.env, secret: kv/"+s.Name+"/app, format: env}",
+			"latchkey.dev/token-file: '{path: token.json, format: json}'", "latchkey.dev/notify: |\n  - signal: {process: sh, signal: SIGUSR1}"),
+		script: `trap 'echo "told: $(cat /vault/secrets/app.env)"' USR1
+trap 'exit 0' TERM
+cat /vault/secrets/token.json
+while :; do sleep 86400 & wait; done`}.String())
+	p := s.WaitPod("app", "ready", harness.Ready)
+	token := s.WaitLog("app", "app", "}\n")
+	for _, part := range []string{`{"clientToken":"hvs.`, `"accessor":"`, `"leaseDuration":3600`, `"renewable":true`, `"vaultAddr":"https://`} {
+		if !strings.Contains(token, part) {
+			t.Errorf("the token's file lacks %s", part)
+		}
+	}
+	s.Secret("app", map[string]any{"PASSWORD": "changed"})
+	s.WaitLog("app", "app", "told: PASSWORD='changed'")
+	if p = s.WaitPod("app", "ready", harness.Ready); p.Status.ContainerStatuses[0].RestartCount != 0 {
+		t.Error("the app was restarted")
+	}
+	if log := s.Logs("app", "latchkey-agent"); strings.Contains(log, "hvs.") {
+		t.Errorf("the agent's log holds a token:\n%s", log)
+	}
+}
+
+// A certificate is issued once, and kept over a restart of the agent.
+func TestCertificateIsIssuedOnce(t *testing.T) {
+	t.Parallel()
+	s := aSpace(t)
+	mount := "pki-" + s.Name
+	s.VaultWrite("sys/mounts/"+mount, map[string]any{"type": "pki"})
+	t.Cleanup(func() {
+		if _, err := s.Root.Logical().Delete("sys/mounts/" + mount); err != nil {
+			t.Error(err)
+		}
+	})
+	s.VaultWrite(mount+"/root/generate/internal", map[string]any{"common_name": "test", "key_type": "ec"})
+	s.VaultWrite(mount+"/roles/app", map[string]any{"allow_any_name": true, "key_type": "ec", "max_ttl": "1h"})
+	s.VaultWrite("sys/policies/acl/"+s.Name, map[string]any{"policy": `path "` + mount + `/issue/app" { capabilities = ["update"] }`})
+	s.Create(pod{name: "app", script: "cat /vault/secrets/tls/*; echo" + stay, annotations: filesOf(s,
+		"- {path: tls, secret: "+mount+"/issue/app, data: {common_name: app.shop.svc, ttl: 30m}, files: {tls.crt: certificate, tls.key: private_key, ca.crt: issuing_ca}}")}.String())
+	p := s.WaitPod("app", "ready", harness.Ready)
+	s.WaitLog("app", "app", "-----END EC PRIVATE KEY-----")
+	issued := s.Exec("app", "app", "cat", "/vault/secrets/tls/tls.crt")
+	s.Signal(p, "latchkey-agent", syscall.SIGKILL)
+	s.WaitPod("app", "ready with a restarted agent", func(p *corev1.Pod) bool {
+		a := harness.Agent(p)
+		return harness.Ready(p) && a.RestartCount == 1 && a.Ready
+	})
+	if now := s.Exec("app", "app", "cat", "/vault/secrets/tls/tls.crt"); now != issued || !strings.HasPrefix(now, "-----BEGIN CERTIFICATE-----") {
+		t.Errorf("the certificate was\n%s\nand is\n%s", issued, now)
+	}
+	calls := s.Audit()
+	calls = slices.DeleteFunc(calls, func(c string) bool { return !strings.HasPrefix(c, "update pki") })
+	if len(calls) != 1 {
+		t.Errorf("issued by %q", calls)
+	}
+}
