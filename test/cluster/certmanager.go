@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"errors"
+	"fmt"
 	"net"
 )
 
@@ -18,10 +19,13 @@ func (c *Cluster) StartCertManager() error {
 	}}, new(int))
 }
 
-// StopCertManager ends it, if it runs. The box is as it was without it.
+// StopCertManager ends it, and then the box is as it was without it. It is an error if it had died.
 func (c *Cluster) StopCertManager() error {
 	if c.box == nil {
 		return errors.New("stopping cert-manager: the cluster is not the box")
 	}
-	return c.box.supervisor("Forget", certManager, new(struct{}))
+	if err := c.box.supervisor("Forget", certManager, new(struct{})); err != nil {
+		return fmt.Errorf("stopping cert-manager: %w; the end of %s:\n%s", err, c.box.log(certManager), c.box.logTail(certManager))
+	}
+	return nil
 }

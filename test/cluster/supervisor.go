@@ -116,11 +116,15 @@ func (s *supervisor) Signal(req Signal, _ *struct{}) error {
 	return err
 }
 
-// Forget kills a daemon, if it runs, and forgets it, so that the box is good without it.
+// Forget kills a daemon and forgets it, so that the box is good without it. It is an error if it had ended by itself.
 func (s *supervisor) Forget(name string, _ *struct{}) error {
 	s.mu.Lock()
 	d := s.daemons[name]
-	running := d != nil && d.Running
+	if d == nil {
+		s.mu.Unlock()
+		return nil
+	}
+	running, exit := d.Running, d.Exit
 	s.mu.Unlock()
 	if running {
 		if err := s.Signal(Signal{Name: name, Signal: syscall.SIGKILL, Wait: true}, new(struct{})); err != nil {
@@ -130,6 +134,9 @@ func (s *supervisor) Forget(name string, _ *struct{}) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.daemons, name)
+	if !running {
+		return fmt.Errorf("%s had %s", name, exit)
+	}
 	return nil
 }
 

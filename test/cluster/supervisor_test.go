@@ -70,6 +70,18 @@ func TestSupervisor(t *testing.T) {
 	if err := s.Forget("sleeper", nil); err != nil {
 		t.Errorf("forgetting what is not known: %v", err)
 	}
+	if err := s.Start(sleeper, &first); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Signal(kill, nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Forget("sleeper", nil); err == nil || err.Error() != "sleeper had ended by signal 9 (killed)" {
+		t.Errorf("forgetting what had ended: %v, want how it ended", err)
+	}
+	if list = processes(t, s); len(list) != 0 {
+		t.Errorf("after what had ended was forgotten: got %+v", list)
+	}
 }
 
 func TestSupervisorNamesWhatItCannotStart(t *testing.T) {

@@ -55,10 +55,11 @@ import (
 )
 
 func main() {
-	kubeconfig := flag.String("kubeconfig", "", "`file` to reach the API server with (required)")
-	dns := flag.String("dns", "", "`address` (host:port) of the cluster's DNS, for the names of Services; the machine's own without it")
-	verbosity := flag.Int("v", 0, "verbosity of the log")
-	flag.Parse()
+	flags := flag.NewFlagSet("cert-manager", flag.ExitOnError) // libraries have put flags of theirs into the common set
+	kubeconfig := flags.String("kubeconfig", "", "`file` to reach the API server with (required)")
+	dns := flags.String("dns", "", "`address` (host:port) of the cluster's DNS, for the names of Services; the machine's own without it")
+	verbosity := flags.Int("v", 0, "verbosity of the log")
+	_ = flags.Parse(os.Args[1:]) // exits
 
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
