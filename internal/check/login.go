@@ -66,6 +66,9 @@ func (e *env) login(ctx context.Context, name string, id mutate.Identity) []Resu
 		return r
 	}
 	auth := spec.Agent.Vault.Auth
+	if auth.Method != "kubernetes" {
+		return notChecked("only logins of method kubernetes are tried, and its method is %s", auth.Method)
+	}
 	jwt, refused := e.token(ctx, id, auth.Audience)
 	if refused != nil {
 		return refused
