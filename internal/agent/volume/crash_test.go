@@ -1,6 +1,7 @@
 package volume
 
 import (
+	"errors"
 	"io/fs"
 	"maps"
 	"os"
@@ -113,5 +114,77 @@ func TestStoppedAtEveryStep(t *testing.T) {
 	}
 	if steps < 60 {
 		t.Errorf("only %d steps", steps)
+	}
+}
+
+// TestOpenAtOnceStopped ends the hook before each of its changes in turn. Where
+// there was a gate there always is one, and the next hook and agent heal.
+func TestOpenAtOnceStopped(t *testing.T) {
+	for name, before := range map[string]func(*Volume) error{
+		"first": func(*Volume) error { return nil }, "guarded": (*Volume).Guard, "prepared": (*Volume).Prepare,
+	} {
+		t.Run(name, func(t *testing.T) {
+			for step := 0; ; step++ {
+				dir := t.TempDir()
+				v := open(t, dir)
+				must(t, before(v))
+				_, err := os.Lstat(filepath.Join(dir, "out"))
+				guarded := err == nil
+				n := 0
+				v.step = func(string) {
+					if n == step {
+						panic(stopped{})
+					}
+					n++
+				}
+				done := func() (done bool) {
+					defer func() { _ = recover() }()
+					must(t, v.OpenAtOnce())
+					return true
+				}()
+				gate, err := os.Lstat(filepath.Join(dir, "out"))
+				if guarded && (err != nil || gate.Mode()&fs.ModeSymlink == 0) {
+					t.Fatalf("step %d: the gate is no link: %v %v", step, gate, err)
+				}
+				v = open(t, dir)
+				must(t, v.OpenAtOnce())
+				must(t, v.Prepare())
+				must(t, v.OpenGate())
+				names, err := v.entries(".")
+				if err != nil || len(names) != 3 || !v.GateOpen() {
+					t.Fatalf("step %d: left over %v (%v)", step, names, err)
+				}
+				if done {
+					break
+				}
+			}
+		})
+	}
+}
+
+// The hook and the agent are at the gate at the same time: whoever is first,
+// there is no instant without a gate, and in the end it is open.
+func TestOpenAtOnceBesideAgent(t *testing.T) {
+	for range 200 {
+		dir := t.TempDir()
+		must(t, open(t, dir).Guard())
+		errs := make(chan error, 2)
+		agent, hook := open(t, dir), open(t, dir)
+		go func() { errs <- errors.Join(agent.Guard(), agent.Prepare(), agent.OpenGate()) }()
+		go func() { errs <- hook.OpenAtOnce() }()
+		for done := 0; done < 2; {
+			if info, err := os.Lstat(filepath.Join(dir, "out")); err != nil || info.Mode()&fs.ModeSymlink == 0 {
+				t.Fatalf("no gate: %v %v", info, err)
+			}
+			select {
+			case err := <-errs:
+				must(t, err)
+				done++
+			default:
+			}
+		}
+		if !agent.GateOpen() {
+			t.Fatal("the gate is closed")
+		}
 	}
 }
