@@ -20,8 +20,8 @@ var signals = map[string]syscall.Signal{
 	"SIGINT": syscall.SIGINT, "SIGQUIT": syscall.SIGQUIT, "SIGWINCH": syscall.SIGWINCH,
 }
 
-// signalAll sends a signal to every process of a name that /proc shows. That
-// nobody was there to be told is an error.
+// signalAll sends a signal to every process of a name that /proc shows. It is an
+// error if nobody was told; who was is not told again because of another.
 func signalAll(proc fs.FS, kill func(int, syscall.Signal) error, to *config.ProcessSignal) error {
 	signal, ok := signals[to.Signal]
 	if !ok {
@@ -31,7 +31,7 @@ func signalAll(proc fs.FS, kill func(int, syscall.Signal) error, to *config.Proc
 	if err != nil {
 		return fmt.Errorf("notifying process %q: listing processes: %w", to.Process, err)
 	}
-	told := 0
+	told, foreign := 0, false
 	for _, e := range entries {
 		pid, err := strconv.Atoi(e.Name())
 		// The first process is the pod's pause container, or ourselves.
@@ -41,17 +41,21 @@ func signalAll(proc fs.FS, kill func(int, syscall.Signal) error, to *config.Proc
 		switch err := kill(pid, signal); {
 		case errors.Is(err, syscall.ESRCH): // it has ended meanwhile
 		case errors.Is(err, syscall.EPERM):
-			return fmt.Errorf("notifying process %q: it runs as another user, whom the agent may not signal (give both the same runAsUser)", to.Process)
+			foreign = true
 		case err != nil:
 			return fmt.Errorf("notifying process %q: %w", to.Process, err)
 		default:
 			told++
 		}
 	}
-	if told == 0 {
+	switch {
+	case told > 0:
+		return nil
+	case foreign:
+		return fmt.Errorf("notifying process %q: it runs as another user, whom the agent may not signal (give both the same runAsUser)", to.Process)
+	default:
 		return fmt.Errorf("notifying process %q: there is no such process (the name of its executable; the pod needs shareProcessNamespace: true)", to.Process)
 	}
-	return nil
 }
 
 // commLength is how much of a name the kernel keeps in comm (TASK_COMM_LEN

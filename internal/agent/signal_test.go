@@ -58,6 +58,17 @@ func TestSignalAll(t *testing.T) {
 		}
 	}
 
+	// A process of another user beside one that was told is no failure, which
+	// would tell the other again.
+	if err := signalAll(proc, func(pid int, _ syscall.Signal) error {
+		if pid == 7 {
+			return syscall.EPERM
+		}
+		return nil
+	}, &config.ProcessSignal{Process: "nginx"}); err != nil {
+		t.Error(err)
+	}
+
 	for failure, want := range map[error]string{
 		syscall.EPERM: "it runs as another user, whom the agent may not signal",
 		syscall.ESRCH: "there is no such process",
