@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -42,6 +43,7 @@ type world struct {
 	bundles  []stored
 	writes   int
 	conflict func() // called before a write is looked at
+	away     atomic.Bool
 }
 
 type stored struct {
@@ -54,6 +56,9 @@ func newWorld(t *testing.T) *world {
 	w.client = fake.NewClientset(w.configuration(""))
 	w.client.PrependReactor("create", "selfsubjectaccessreviews", func(clienttesting.Action) (bool, runtime.Object, error) {
 		return true, &authorizationv1.SelfSubjectAccessReview{Status: authorizationv1.SubjectAccessReviewStatus{Allowed: true}}, nil
+	})
+	w.client.PrependReactor("*", "*", func(clienttesting.Action) (bool, runtime.Object, error) {
+		return w.away.Load(), nil, apierrors.NewServiceUnavailable("the API server is away")
 	})
 	w.client.PrependReactor("patch", "mutatingwebhookconfigurations", func(a clienttesting.Action) (bool, runtime.Object, error) {
 		return true, nil, w.patch(a.(clienttesting.PatchAction).GetPatch())
@@ -384,6 +389,18 @@ func TestBundleIsMended(t *testing.T) {
 			t.Errorf("status %+v", s)
 		}
 
+		// What a replica cannot know, while the API server is away, changes nothing.
+		w.away.Store(true)
+		time.Sleep(time.Minute)
+		if s := k.Status(); s.Problem != "" || !strings.Contains(s.Trouble, "reading webhook configuration") {
+			t.Errorf("while the API server is away: status %+v", s)
+		}
+		w.away.Store(false)
+		time.Sleep(5 * time.Second)
+		if s := k.Status(); s.Problem != "" || s.Trouble != "" {
+			t.Errorf("when it is back: status %+v", s)
+		}
+
 		// Without a webhook configuration there is nobody to trust us; when it is
 		// back, as a chart installs it, all is well again.
 		if err := w.client.Tracker().Delete(configurations, "", "latchkey-injector"); err != nil {
@@ -444,6 +461,9 @@ func TestLookSaysWhatIsWrong(t *testing.T) {
 		"no certificate": {func(w *world, _ *SelfManaged) { w.ca = &testCA{Certificate: &x509.Certificate{}} },
 			"reading CA in Secret latchkey/ca: tls.crt holds no certificate"},
 		"forbidden": {func(w *world, _ *SelfManaged) {
+			w.client.PrependReactor("*", "*", func(clienttesting.Action) (bool, runtime.Object, error) {
+				return w.away.Load(), nil, apierrors.NewServiceUnavailable("the API server is away")
+			})
 			w.client.PrependReactor("patch", "*", func(clienttesting.Action) (bool, runtime.Object, error) {
 				return true, nil, apierrors.NewForbidden(configurations.GroupResource(), "latchkey-injector", fmt.Errorf("no RBAC"))
 			})

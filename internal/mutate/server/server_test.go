@@ -349,6 +349,32 @@ func TestServeRefusesToStart(t *testing.T) {
 	}
 }
 
+// A replica whose certificate has expired is not ready, until there is another.
+func TestServeWithExpiredCertificate(t *testing.T) {
+	r := start(t)
+	r.await("waiting for certificate")
+	r.certify(time.Now().Add(-time.Minute))
+	r.await("starting webhook")
+	r.await("")
+	if code, body := r.ops("/readyz"); code != 503 || !strings.Contains(body, "not ready: the certificate is valid from") {
+		t.Errorf("/readyz: %d %s", code, body)
+	}
+	r.certify(time.Now().Add(time.Hour))
+	for deadline := time.After(20 * time.Second); ; {
+		code, body := r.ops("/readyz")
+		if code == 200 {
+			break
+		}
+		select {
+		case <-deadline:
+			t.Fatalf("/readyz with a good certificate: %d %s", code, body)
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+	r.stop()
+	<-r.ended
+}
+
 // Asked to end while it waits for a certificate, it ends.
 func TestServeEndsWithoutCertificate(t *testing.T) {
 	r := start(t)
