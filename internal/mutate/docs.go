@@ -78,7 +78,7 @@ latchkey.dev/notify: |
 ` + "```" + `
 
 Everything that ` + "`" + Prefix + "notify`" + ` lists is told once per change, after the new files are in place, and never of a
-pod's first files. What fails is tried again. Nothing outside the pod can be called.
+pod's first files. What fails is tried again for a quarter of an hour. Nothing outside the pod can be called.
 
 `
 

@@ -19,7 +19,7 @@ var fileKeys = []key[config.File]{
 	{"format", "env, json or raw", "How `secret` is written: sorted `KEY='value'` lines, sorted and indented JSON, or the exact bytes of one key.", func(f *config.File) any { return &f.Format }},
 	{"key", "string", "The key that format `raw` writes.", func(f *config.File) any { return &f.Key }},
 	{"files", "map of file names to keys", "Several files from one answer, each with the exact bytes of its key. They change together. Excludes `format` and `key`.", func(f *config.File) any { return &f.Files }},
-	{"data", "map of strings, numbers, booleans and lists of them", "Makes a write of it, with these parameters. Anybody who may read pods can read them.", func(f *config.File) any { return &f.Data }},
+	{"data", "map of strings, numbers, booleans and lists of them", "Makes a write of it, with these parameters, which anybody who may read pods can read. What the answer brings is kept, also when the agent is started again; there is another write after `refresh`, or after two thirds of the life that the answer states.", func(f *config.File) any { return &f.Data }},
 	{"kv", "1 or 2", "The version of the KV engine at `secret`. Without it the agent asks Vault.", func(f *config.File) any { return &f.KV }},
 	{"mode", "quoted octal number", "The permission bits of each file. Without it the tightest that the containers can read.", func(f *config.File) any { return &f.Mode }},
 	{"optional", "true or false", "Whether the secret may be missing: its files then are missing too. Without it the app waits for the secret.", func(f *config.File) any { return &f.Optional }},

@@ -20,7 +20,7 @@ var notifyKeys = []key[notification]{
 }
 
 var httpKeys = []key[config.HTTPRequest]{
-	{"url", "string", "An http or https URL whose host is 127.0.0.1, ::1 or localhost: in a pod with `hostNetwork`, the node's. Any status of 2xx is success.", func(r *config.HTTPRequest) any { return &r.URL }},
+	{"url", "string", "An http or https URL whose host is 127.0.0.1, ::1 or localhost: in a pod with `hostNetwork`, the node's. Any status of 2xx is success; certificates are not verified.", func(r *config.HTTPRequest) any { return &r.URL }},
 	{"method", "GET, POST, PUT or PATCH", "POST without it.", func(r *config.HTTPRequest) any { return &r.Method }},
 }
 
