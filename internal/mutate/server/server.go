@@ -62,8 +62,9 @@ type server struct {
 	opsAddr net.Addr
 	// state is the reason not to be ready, empty when ready; changed, if set,
 	// is told of each.
-	state   atomic.Pointer[string]
-	changed func(state string)
+	state    atomic.Pointer[string]
+	draining atomic.Bool
+	changed  func(state string)
 }
 
 const waitingForCertificate = "waiting for certificate"
@@ -134,7 +135,7 @@ func (s *server) run(ctx context.Context) error {
 		}},
 	})
 	handler := &mutate.Handler{Config: s.config.current.Load, Log: o.Log, Observe: s.metrics.observe}
-	hook.Register("/mutate", within(patience, handler))
+	hook.Register("/mutate", within(patience, s.lettingGo(handler)))
 	done := make(chan error, 1)
 	go func() { done <- hook.Start(serving) }()
 	go s.readyOnceUp(serving, hook)
@@ -147,6 +148,7 @@ func (s *server) run(ctx context.Context) error {
 		return err
 	case <-ctx.Done():
 	}
+	s.draining.Store(true)
 	s.is("shutting down")
 	o.Log.Info("draining", "duration", o.Drain.String())
 	drained := time.NewTimer(o.Drain)
@@ -169,6 +171,19 @@ func (s *server) keeper() (*certs.Keeper, error) {
 		return certs.Managed(*s.SelfManaged, s.Log)
 	}
 	return certs.Files(s.CertDir, s.Log), nil
+}
+
+// lettingGo ends each connection with its next answer while the server drains.
+// At the end it closes those that are idle, and what the API server has just
+// sent on one of them is lost: it does not ask again, and refuses the pod (seen
+// under load: http: server closed idle connection, broken pipe).
+func (s *server) lettingGo(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if s.draining.Load() {
+			w.Header().Set("Connection", "close") // HTTP/2: no further requests
+		}
+		h.ServeHTTP(w, r)
+	})
 }
 
 // within ends a request that takes longer than d. The webhook's server itself
