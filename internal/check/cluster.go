@@ -10,6 +10,7 @@ import (
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/util/version"
+	"k8s.io/client-go/discovery"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
@@ -26,7 +27,9 @@ func apiServer(ctx context.Context, e *env) []Result {
 	config, err := e.restConfig()
 	switch {
 	case clientcmd.IsEmptyConfig(err) && e.inPod:
-		return notChecked("this pod has no ServiceAccount token; run this where you have a kubeconfig for what concerns Kubernetes")
+		r := notChecked("this pod has no ServiceAccount token")
+		r[0].Remedy = "the chart's check.rbac gives it one; with a kubeconfig this runs anywhere"
+		return r
 	case clientcmd.IsEmptyConfig(err):
 		return fail("set KUBECONFIG, or give --kubeconfig", "there is no kubeconfig")
 	case err != nil:
@@ -53,8 +56,8 @@ func (e *env) restConfig() (*rest.Config, error) {
 }
 
 // connect keeps the client if the API server answers.
-func (e *env) connect(_ context.Context, kube kubernetes.Interface, host string) []Result {
-	info, err := kube.Discovery().ServerVersion()
+func (e *env) connect(ctx context.Context, kube kubernetes.Interface, host string) []Result {
+	info, err := discovery.ToServerVersionInterfaceWithContext(kube.Discovery()).ServerVersionWithContext(ctx)
 	if err != nil {
 		return judgeServer(host, err)
 	}

@@ -11,6 +11,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/discovery"
 
 	"github.com/latchkey-dev/latchkey/internal/mutate"
 )
@@ -123,7 +124,7 @@ var trustBundleVersions = []string{"v1", "v1beta1", "v1alpha1"}
 
 // readTrustBundle reads the bundles that the kubelet would write to a file.
 func (e *env) readTrustBundle(ctx context.Context, p *corev1.ClusterTrustBundleProjection) (map[string][]byte, []Result) {
-	version, err := e.trustBundleVersion()
+	version, err := e.trustBundleVersion(ctx)
 	if err != nil {
 		return nil, notChecked("asking which resources the API server has: %v", err)
 	}
@@ -145,9 +146,10 @@ func (e *env) readTrustBundle(ctx context.Context, p *corev1.ClusterTrustBundleP
 }
 
 // trustBundleVersion is the newest that is served, or empty.
-func (e *env) trustBundleVersion() (string, error) {
+func (e *env) trustBundleVersion(ctx context.Context) (string, error) {
+	resources := discovery.ToServerResourcesInterfaceWithContext(e.kube.Discovery())
 	for _, version := range trustBundleVersions {
-		list, err := e.kube.Discovery().ServerResourcesForGroupVersion("certificates.k8s.io/" + version)
+		list, err := resources.ServerResourcesForGroupVersionWithContext(ctx, "certificates.k8s.io/"+version)
 		if apierrors.IsNotFound(err) {
 			continue
 		}
