@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"k8s.io/apimachinery/pkg/util/validation"
 	ctrlmetrics "sigs.k8s.io/controller-runtime/pkg/metrics"
@@ -43,10 +44,11 @@ const maxNamespaces = 1000
 
 const otherNamespace = "other"
 
-// metrics are the injector's own; those of the webhook server and of the Go
-// runtime come from controller-runtime's registry.
+// metrics are the injector's own, and the process's; those of the webhook server
+// come from controller-runtime's registry.
 type metrics struct {
-	registry *prometheus.Registry
+	registry *prometheus.Registry // described by docs
+	process  *prometheus.Registry
 	docs     []MetricDoc
 
 	admissions       *prometheus.CounterVec
@@ -63,7 +65,8 @@ type metrics struct {
 }
 
 func newMetrics() *metrics {
-	m := &metrics{registry: prometheus.NewRegistry(), namespaces: map[string]bool{}}
+	m := &metrics{registry: prometheus.NewRegistry(), process: prometheus.NewRegistry(), namespaces: map[string]bool{}}
+	m.process.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	m.admissions = m.counter("admissions_total", "Admission requests by what became of them, why, and the pod's namespace (\"other\" after the first 1,000, and for what is no namespace's name).",
 		"decision", "reason", "namespace")
 	m.duration = m.histogram("admission_duration_seconds", "Time from reading an admission request to having its answer.",
@@ -106,7 +109,7 @@ func (m *metrics) histogram(name, help string, buckets ...float64) prometheus.Hi
 
 // handler serves the metrics, with what status says at that moment.
 func (m *metrics) handler(status func() certs.Status) http.Handler {
-	all := promhttp.HandlerFor(prometheus.Gatherers{m.registry, ctrlmetrics.Registry}, promhttp.HandlerOpts{})
+	all := promhttp.HandlerFor(prometheus.Gatherers{m.registry, m.process, ctrlmetrics.Registry}, promhttp.HandlerOpts{})
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		m.certificates(status())
 		all.ServeHTTP(w, r)
