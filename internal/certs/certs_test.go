@@ -7,6 +7,7 @@ import (
 	"crypto/x509/pkix"
 	"log/slog"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -107,6 +108,10 @@ func TestFilesWaitForTrust(t *testing.T) {
 		time.Sleep(2 * time.Second)
 		<-k.First()
 		serves("the first", first)
+		if s := k.Status(); !strings.Contains(s.Problem, "time to learn of the CA") {
+			t.Errorf("with a certificate made just now: status %+v", s)
+		}
+		time.Sleep(10 * time.Second)
 		if s := k.Status(); s.Problem != "" || !s.NotAfter.Equal(first.Leaf.NotAfter) {
 			t.Errorf("status %+v", s)
 		}
@@ -136,11 +141,11 @@ func TestFilesWaitForTrust(t *testing.T) {
 // steadyFiles are files without a disk, which fake time cannot wait for.
 type steadyFiles struct {
 	files
-	now *tls.Certificate
+	now atomic.Pointer[tls.Certificate]
 }
 
-func (f *steadyFiles) set(c *tls.Certificate)              { f.now = c }
-func (f *steadyFiles) newestCertificate() *tls.Certificate { return f.now }
+func (f *steadyFiles) set(c *tls.Certificate)              { f.now.Store(c) }
+func (f *steadyFiles) newestCertificate() *tls.Certificate { return f.now.Load() }
 func (f *steadyFiles) run(ctx context.Context, _ func()) error {
 	<-ctx.Done()
 	return nil

@@ -16,12 +16,15 @@ import (
 // The files of a mounted Secret reach each replica at the kubelet's pace, and
 // whoever made them extends the caBundle at the same time: cert-manager's
 // cainjector does when the Secret changes, and keeps the CA before it in the
-// bundle. So a certificate of another CA rests for Settle.
+// bundle. So a certificate of another CA rests for Settle, and a replica that
+// starts with one just made, which may be of another CA, is ready that late.
 type files struct {
 	dir     string
 	log     *slog.Logger
 	watcher atomic.Pointer[certwatcher.CertWatcher]
 	problem atomic.Pointer[string]
+	// settled says that API servers can have heard of the first CA; of tell alone.
+	settled bool
 }
 
 // Files keeps the certificate in dir, as tls.crt and tls.key. They may come
@@ -81,9 +84,15 @@ func (f *files) usableFrom(next, served *leaf) time.Time {
 	return next.seen.Add(Settle)
 }
 
-func (f *files) tell(_ time.Time, served *leaf, to *Status) {
+func (f *files) tell(now time.Time, served *leaf, to *Status) {
 	to.Mode = "from files in " + f.dir
 	if served == nil {
 		to.Problem = *f.problem.Load()
+		return
+	}
+	end := served.Leaf.NotBefore.Add(Settle)
+	f.settled = f.settled || !now.Before(end)
+	if !f.settled && to.Problem == "" {
+		to.Problem = "giving API servers time to learn of the CA of a certificate that is new, until " + stamp(end)
 	}
 }
