@@ -118,11 +118,15 @@ func readValue(n *yaml.Node, name, typ string, field any) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", name, err)
 	}
+	if to, ok := field.(*string); ok {
+		if s, ok := value.(string); ok {
+			*to = s
+			return nil
+		}
+	}
 	data, err := json.Marshal(value)
 	if err == nil {
-		dec := json.NewDecoder(bytes.NewReader(data))
-		dec.UseNumber() // a serial number is no float
-		err = dec.Decode(field)
+		err = decodeExactly(data, field)
 	}
 	var wrong *json.UnmarshalTypeError
 	switch {
@@ -142,6 +146,14 @@ func readValue(n *yaml.Node, name, typ string, field any) error {
 		}
 	}
 	return nil
+}
+
+// decodeExactly decodes a value whose numbers stay as they were written: a
+// serial number is no float.
+func decodeExactly(data []byte, into any) error {
+	dec := json.NewDecoder(bytes.NewReader(data))
+	dec.UseNumber()
+	return dec.Decode(into)
 }
 
 // plain is a node as a value that JSON can hold. Lists and maps below the depth
