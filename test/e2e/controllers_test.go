@@ -7,6 +7,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/latchkey-dev/latchkey/test/cluster"
 	"github.com/latchkey-dev/latchkey/test/harness"
 )
 
@@ -64,7 +65,7 @@ func TestDryRunLeavesNothing(t *testing.T) {
 func TestMirrorPodIsLeftAlone(t *testing.T) {
 	t.Parallel()
 	s := aSpace(t)
-	mirror := pod{name: "static", annotations: wants(s.Name) + "kubernetes.io/config.mirror: 0f5bd8b8\n", spec: "nodeName: latchkey", script: "true"}.String()
+	mirror := pod{name: "static", annotations: wants(s.Name) + "kubernetes.io/config.mirror: 0f5bd8b8\n", spec: "nodeName: " + cluster.NodeName, script: "true"}.String()
 	mirror = strings.Replace(mirror, "  serviceAccountName: app\n", "", 1) // which such a pod may not have
 	if shown := toJSON(s, s.DryRun(mirror)); strings.Contains(shown, "latchkey-") || strings.Contains(shown, "latchkey.dev/status") {
 		t.Errorf("the mirror pod would be changed: %s", shown)

@@ -25,7 +25,7 @@ import (
 func TestConfigurationIsReloaded(t *testing.T) {
 	t.Parallel()
 	s := aSpace(t)
-	pods := injectorPods(t)
+	pods := installedReplicas(t)
 	t.Cleanup(func() { upgrade(t, nil) })
 	const good = "latchkey_injector_config_last_reload_successful 1\n"
 
@@ -67,7 +67,7 @@ func TestConfigurationIsReloaded(t *testing.T) {
 	s.WaitPod("after", "ready", harness.Ready)
 	wantLog(s, "after")
 
-	for i, p := range injectorPods(t) {
+	for i, p := range installedReplicas(t) {
 		if p.UID != pods[i].UID || p.Status.ContainerStatuses[0].RestartCount != pods[i].Status.ContainerStatuses[0].RestartCount {
 			t.Errorf("injector pod %s was restarted, want the configuration taken over by the one that runs", p.Name)
 		}
@@ -100,8 +100,8 @@ func upgrade(t *testing.T, connections map[string]any) {
 	}
 }
 
-// injectorPods are the installed injector's replicas, by name.
-func injectorPods(t *testing.T) []corev1.Pod {
+// installedReplicas are the installed injector's replicas, by name.
+func installedReplicas(t *testing.T) []corev1.Pod {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
