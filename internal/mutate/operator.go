@@ -29,8 +29,9 @@ type Config struct {
 	Defaults         Defaults
 	Policy           Policy
 	// RuntimeClassesWithoutSubPath are patterns (path.Match) of the
-	// runtimeClassNames whose runtimes cannot mount a subPath as it is when
-	// the container starts, so that the app would not wait for its files.
+	// runtimeClassNames whose runtimes give containers a volume in memory
+	// without what the kubelet resolves of a subPath: the app would find an
+	// empty directory, whatever had held it back until then.
 	RuntimeClassesWithoutSubPath []string
 	// MeshProxies are the names of the containers without which a pod has no
 	// network: the agent comes after them, and they get no files.
