@@ -48,7 +48,7 @@ type SelfManaged struct {
 
 // MinLeafDuration is the shortest life of a certificate: a change of CA has to
 // settle within the last third of it.
-const MinLeafDuration = time.Minute
+const MinLeafDuration = 3 * Settle
 
 func (o *SelfManaged) validate() error {
 	if o.LeafDuration < MinLeafDuration {
