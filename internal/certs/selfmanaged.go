@@ -52,10 +52,10 @@ const MinLeafDuration = 3 * Settle
 
 func (o *SelfManaged) validate() error {
 	if o.LeafDuration < MinLeafDuration {
-		return fmt.Errorf("the duration of the leaf is %s (at least %s)", o.LeafDuration, MinLeafDuration)
+		return fmt.Errorf("--leaf-duration is %s (at least %s)", o.LeafDuration, MinLeafDuration)
 	}
 	if o.CADuration < 2*o.LeafDuration {
-		return fmt.Errorf("the duration of the CA is %s (at least twice that of the leaf, which is %s)", o.CADuration, o.LeafDuration)
+		return fmt.Errorf("--ca-duration is %s (at least twice --leaf-duration, which is %s)", o.CADuration, o.LeafDuration)
 	}
 	return nil
 }

@@ -336,9 +336,9 @@ func TestServeRefusesToStart(t *testing.T) {
 		"no address":           {func(o *Options) { o.Listen = "8443" }, `"8443" (host:port`},
 		"no port":              {func(o *Options) { o.Listen = ":https" }, "number from 1 to 65535"},
 		"no ops certificate":   {func(o *Options) { o.OpsCertDir = dir }, "reading certificate for probes and metrics: open "},
-		"no leaf of that life": {func(o *Options) { o.SelfManaged = &certs.SelfManaged{LeafDuration: time.Second} }, "1s (at least 30s)"},
+		"no leaf of that life": {func(o *Options) { o.SelfManaged = &certs.SelfManaged{LeafDuration: time.Second} }, "--leaf-duration is 1s (at least 30s)"},
 		"no CA of that life": {func(o *Options) { o.SelfManaged = &certs.SelfManaged{LeafDuration: time.Hour, CADuration: time.Hour} },
-			"the CA is 1h0m0s (at least twice that of the leaf, which is 1h0m0s)"},
+			"--ca-duration is 1h0m0s (at least twice --leaf-duration, which is 1h0m0s)"},
 		"no ops address": {func(o *Options) { o.OpsListen = "127.0.0.1:99999" }, "listening for probes"},
 	} {
 		o := good
