@@ -177,10 +177,7 @@ func (a *Agent) tokenFile() volume.File {
 	t, s := a.config.TokenFile, a.session
 	f := volume.File{Path: t.Path, Mode: fs.FileMode(t.Mode)}
 	token := s.token.Reveal()
-	switch {
-	case s.dead:
-		f.Keep = true
-	case t.Format == config.TokenJSON:
+	if t.Format == config.TokenJSON {
 		// The names are those of Kubernetes-Vault's and vault-sidekick's files.
 		data, err := json.Marshal(struct {
 			ClientToken   string `json:"clientToken"`
@@ -190,9 +187,9 @@ func (a *Agent) tokenFile() volume.File {
 			VaultAddr     string `json:"vaultAddr"`
 		}{token, s.Accessor, int64(s.Expires.Sub(s.Granted) / time.Second), s.Renewable, a.config.Vault.Address})
 		f.Content, f.Keep = sealed.Of(append(data, '\n')), err != nil
-	default:
-		f.Content = sealed.Of([]byte(token))
+		return f
 	}
+	f.Content = sealed.Of([]byte(token))
 	return f
 }
 

@@ -16,6 +16,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -100,6 +101,15 @@ func TestCARotation(t *testing.T) {
 	dialled := 0
 	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "{}") }))
 	server.EnableHTTP2 = true
+	var connected atomic.Int32
+	server.Config.ConnState = func(_ net.Conn, state http.ConnState) {
+		switch state {
+		case http.StateNew:
+			connected.Add(1)
+		case http.StateClosed:
+			connected.Add(-1)
+		}
+	}
 	server.TLS = &tls.Config{GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) {
 		mu.Lock()
 		defer mu.Unlock()
@@ -158,6 +168,11 @@ func TestCARotation(t *testing.T) {
 	mu.Unlock()
 	write(t, file, append(one.pem(), two.pem()...))
 	good(2)
+	for deadline := time.Now().Add(10 * time.Second); connected.Load() != 1; runtime.Gosched() {
+		if time.Now().After(deadline) {
+			t.Fatalf("%d connections are open, want only the new one", connected.Load())
+		}
+	}
 	write(t, file, one.pem()) // does not trust what Vault shows by now
 	if err := get(); err == nil || !isTrust(err) {
 		t.Errorf("got %v", err)
