@@ -74,8 +74,13 @@ func (c *Cluster) Install(ctx context.Context) error {
 		return err
 	}
 	defer remove()
-	// What a test that was broken off has changed is the test's, and Helm would
-	// leave it.
+	// A run that was broken off may have left an upgrade that Helm takes for one
+	// under way, and changes that are the test's and that Helm would not touch.
+	if err := secrets.DeleteCollection(ctx, metav1.DeleteOptions{}, metav1.ListOptions{
+		LabelSelector: "owner=helm,name=latchkey,status in (pending-install,pending-upgrade,pending-rollback)",
+	}); err != nil {
+		return fmt.Errorf("forgetting an upgrade that was broken off: %w", err)
+	}
 	return c.InstallWith(ctx, "--force-conflicts", "--set-file", "certs.caBundle="+ca,
 		"--set-string", fmt.Sprintf("podAnnotations.ca-digest=%x", sha256.Sum256(c.CA())))
 }
