@@ -46,7 +46,7 @@ func pods(ctx context.Context, e *env) []Result {
 			names = append(names, fmt.Sprintf("and %d more", more))
 		}
 		return fail("delete them, so that their controller makes them again; those of the injector's own namespace and of excluded ones never get an agent",
-			"%s of %d annotated were not injected and run without their secrets: %s", plural(missed, "pod"), missed+injected, strings.Join(names, ", "))
+			"%d of %d annotated pods were not injected and run without their secrets: %s", missed, missed+injected, strings.Join(names, ", "))
 	}
 	return ok("%s injected, and none was missed", plural(injected, "annotated pod"))
 }

@@ -32,5 +32,5 @@ func TestPods(t *testing.T) {
 		add(fmt.Sprintf("missed-%02d", i), func(*corev1.Pod) {})
 	}
 	want(t, "missed", pods(t.Context(), &env{kube: fake.NewClientset(objects...)}),
-		"FAIL  : 12 pods of 14 annotated were not injected and run without their secrets: shop/missed-00, shop/missed-01,", "shop/missed-09, and 2 more (delete them")
+		"FAIL  : 12 of 14 annotated pods were not injected and run without their secrets: shop/missed-00, shop/missed-01,", "shop/missed-09, and 2 more (delete them")
 }

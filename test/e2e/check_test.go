@@ -254,7 +254,7 @@ func TestCheckFindsWhatIsBrokenInTheCluster(t *testing.T) {
 	s.Create(pod{name: "missed", annotations: wants(s.Name), script: stay}.String())
 	restore()
 	missed := check()
-	missed.want(t, "pods", "FAIL", "1 pod of ", "not injected", s.Name+"/missed", "delete them, so that their controller makes them again")
+	missed.want(t, "pods", "FAIL", "1 of ", "annotated pods were not injected", s.Name+"/missed", "delete them, so that their controller makes them again")
 	missed.wantOthersOK(t, "pods")
 }
 
@@ -408,4 +408,32 @@ func TestKubectlPlugin(t *testing.T) {
 	// KUBECONFIG is kubectl's.
 	out, _ := plugin("", "check", "--config", operatorConfig(t, vaultFromHere(), suite.VaultCA))
 	parseCheck(0, out).want(t, "API server", "ok", suite.REST.Host)
+}
+
+// What a namespace refuses by its own rules is no fault of the injector, and
+// the strictest of them is no hindrance.
+func TestCheckInStrictNamespaces(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		labels, object, status, says string
+	}{
+		"restricted": {"pod-security.kubernetes.io/enforce=restricted", "", "ok", "gets its agent"},
+		"LimitRange": {"a=b", "apiVersion: v1\nkind: LimitRange\nmetadata: {name: limits}\nspec: {limits: [{type: Container, min: {cpu: 100m}}]}\n", "-", "a LimitRange of namespace "},
+		"quota":      {"a=b", "apiVersion: v1\nkind: ResourceQuota\nmetadata: {name: quota}\nspec: {hard: {limits.cpu: 1m}}\n", "-", "a ResourceQuota of namespace "},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := suite.Space(t, c.labels)
+			s.ServiceAccount("app")
+			if c.object != "" {
+				s.Create(c.object)
+			}
+			check := func() checked {
+				return runCheck(t, suite.Kubeconfig, "--namespace", s.Name, "--service-account", "app", "--config", operatorConfig(t, vaultFromHere(), suite.VaultCA))
+			}
+			// A quota counts only when its controller has seen it.
+			got := untilChecked(t, "the namespace's rules", check, func(got checked) bool { return strings.HasPrefix(got.lines["webhook call"], c.status+" ") })
+			got.want(t, "webhook call", c.status, c.says)
+		})
+	}
 }
