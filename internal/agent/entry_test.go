@@ -167,3 +167,29 @@ func TestFailingEntryIsTriedAlone(t *testing.T) {
 		c.terminate()
 	})
 }
+
+// A new token that a lasting denial led to is tried at once on what was denied,
+// not at the next interval.
+func TestDeniedIsReadAgainUnderNewToken(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPod(t, env("db.env", "kv/app"), env("other", "kv/other"))
+		p.conf.Refresh = config.Duration(time.Hour)
+		c := p.start()
+		after(time.Second)
+		p.vault.set(func() {
+			v2(p.vault, "kv/data/app", map[string]any{"a": "new"})
+			p.vault.fault = func(w http.ResponseWriter, r *http.Request) bool {
+				return r.URL.Path == "/v1/kv/data/app" && r.Header.Get("X-Vault-Token") == tokenPrefix+"1" && says(403, nil, `{"errors":["permission denied"]}`)(w, r)
+			}
+		})
+		p.vault.taken()
+		after(67 * time.Minute)
+		if got := p.file("db.env"); got != "a='new'\n" || p.vault.minted != 2 {
+			t.Errorf("%d tokens, file holds %q", p.vault.minted, got)
+		}
+		if n := count(p.vault.taken(), "GET kv/data/other"); n != 1 {
+			t.Errorf("what was good was read %d times", n)
+		}
+		c.terminate()
+	})
+}

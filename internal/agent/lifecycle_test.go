@@ -268,3 +268,28 @@ func TestPublishedTokenIsDead(t *testing.T) {
 		c.terminate()
 	})
 }
+
+// Killed between the note of the revocation and the closing of the gate: the
+// next start does as after the whole of it.
+func TestStartAfterInterruptedEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPod(t, env("db.env", "kv/app"))
+		c := p.start()
+		after(time.Second)
+		dead := p.killed()
+		c.terminate()
+		p.vault.taken()
+		p = dead
+		if err := os.WriteFile(filepath.Join(p.dir, "private", "revoked"), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if ok, _ := p.ready(); ok {
+			t.Error("ready with what was revoked")
+		}
+		c = p.start()
+		after(time.Second)
+		p.wantReady()
+		p.wantCalls(callLogin, callMount, callRead)
+		c.terminate()
+	})
+}

@@ -158,7 +158,7 @@ func (a *Agent) assess(out []rendered, s *session) (o outcome) {
 
 // openGate lets apps start on the first set.
 func (a *Agent) openGate() error {
-	if !a.started {
+	if !a.started && len(a.config.Notify) > 0 {
 		// Nobody needs to be told of the first set.
 		if err := a.volume.WritePrivate(keptTold, []byte(a.volume.Set())); err != nil {
 			return err
