@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net"
 	"net/http/httptest"
 	"os"
 	"os/exec"
@@ -116,6 +117,17 @@ func vaultFromHere() string {
 	return suite.VaultAddr
 }
 
+// closedPort is an address of this machine at which nothing listens any more.
+func closedPort(t *testing.T) string {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	return listener.Addr().String()
+}
+
 // foreignCA is a certificate that signed nothing here.
 func foreignCA() []byte {
 	server := httptest.NewTLSServer(nil)
@@ -154,7 +166,7 @@ func TestCheckFromAKubeconfig(t *testing.T) {
 		inside.wantOthersOK(t)
 	}
 
-	closed := runCheck(t, suite.Kubeconfig, "--config", operatorConfig(t, "https://"+harness.FaultyConnections["refused"], suite.VaultCA), "--namespace", s.Name)
+	closed := runCheck(t, suite.Kubeconfig, "--config", operatorConfig(t, "https://"+closedPort(t), suite.VaultCA), "--namespace", s.Name)
 	closed.want(t, "connection default", "FAIL", "connection refused", "is Vault running, and is the port right?")
 	closed.want(t, "login default", "-", "connection default has to work first")
 	closed.wantOthersOK(t, "connection default")
@@ -268,7 +280,7 @@ func TestCheckInAPod(t *testing.T) {
 	p := pod{name: "check", spec: "restartPolicy: Never\n"}.String()
 	p = strings.Replace(p, "serviceAccountName: app", "serviceAccountName: checker", 1)
 	i := strings.Index(p, "    image:")
-	s.Create(p[:i] + "    image: " + injectorImage(t) + "\n    imagePullPolicy: Never\n    args: [check, --connection, default, --namespace, " +
+	s.Create(p[:i] + "    image: " + injectorImage(t) + "\n    imagePullPolicy: IfNotPresent\n    args: [check, --connection, default, --namespace, " +
 		s.Name + ", --service-account, app, --role, " + s.Name + "]\n")
 	ended := s.WaitPod("check", "ended", func(p *corev1.Pod) bool {
 		return p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed
