@@ -17,6 +17,7 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
+	"text/tabwriter"
 
 	"github.com/latchkey-dev/latchkey/internal/version"
 )
@@ -103,9 +104,28 @@ func newFlags(name, what string, std streams) *flag.FlagSet {
 	fs.SetOutput(std.err)
 	fs.Usage = func() {
 		fmt.Fprintf(fs.Output(), "Usage: %s %s\n\n", program(), what)
-		fs.PrintDefaults()
+		printFlags(fs)
 	}
 	return fs
+}
+
+// printFlags prints a line for each flag, so that a command's fit on a screen.
+func printFlags(fs *flag.FlagSet) {
+	w := tabwriter.NewWriter(fs.Output(), 0, 0, 2, ' ', 0)
+	fs.VisitAll(func(f *flag.Flag) {
+		value, what := flag.UnquoteUsage(f)
+		name := "-" + f.Name
+		if len(f.Name) > 1 {
+			name = "-" + name
+		}
+		switch f.DefValue {
+		case "", "false":
+		default:
+			what += " (default " + f.DefValue + ")"
+		}
+		fmt.Fprintf(w, "  %s\t%s\n", strings.TrimSpace(name+" "+value), what)
+	})
+	_ = w.Flush() // as unwritten as any other text would be
 }
 
 // parseFlags parses the arguments of a command that takes flags alone.
