@@ -13,7 +13,7 @@ import (
 func BenchmarkHandler(b *testing.B) {
 	for _, name := range []string{"minimal", "all-formats", "reinvoked-review", "opted-out"} {
 		b.Run(name, func(b *testing.B) {
-			body := []byte(sent(b, load(b, name).req))
+			body := []byte(load(b, name).sent(b))
 			h := quiet()
 			b.ReportAllocs()
 			for b.Loop() {
@@ -26,7 +26,7 @@ func BenchmarkHandler(b *testing.B) {
 }
 
 func BenchmarkDecode(b *testing.B) {
-	body := []byte(sent(b, load(b, "reinvoked-review").req))
+	body := []byte(load(b, "reinvoked-review").sent(b))
 	b.ReportAllocs()
 	for b.Loop() {
 		var v map[string]any

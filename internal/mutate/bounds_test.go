@@ -75,7 +75,7 @@ func TestHostilePodsAreAnsweredBriefly(t *testing.T) {
 			notes := map[string]any{Prefix + "inject": "true", Prefix + "role": "app", Prefix + "files": "[{path: a, secret: kv/a, format: json}]"}
 			notes[Prefix+c.row] = c.value
 			pod := fmt.Sprintf(`{"metadata":{"annotations":%s},"spec":{"containers":[%s]}}`, marshal(t, notes), c.containers)
-			r := post(t, quiet(), "application/json", sent(t, NewPod("shop", []byte(pod)))).Response
+			r := post(t, quiet(), "application/json", sent(t, "shop", []byte(pod))).Response
 			if r.Allowed != (c.want == "") {
 				t.Fatalf("allowed is %v: %+v", r.Allowed, r.Result)
 			}

@@ -8,9 +8,6 @@ import (
 	"strconv"
 	"strings"
 	"testing"
-
-	corev1 "k8s.io/api/core/v1"
-	kjson "sigs.k8s.io/json"
 )
 
 // reinvoked does to an injected pod what an API server was seen to do before
@@ -69,15 +66,6 @@ func edit(t *testing.T, raw []byte, change func(map[string]any)) []byte {
 	pod := decode(t, raw).(map[string]any)
 	change(pod)
 	return marshal(t, pod)
-}
-
-func decodePod(t testing.TB, req *Request) *corev1.Pod {
-	t.Helper()
-	pod := new(corev1.Pod)
-	if err := kjson.UnmarshalCaseSensitivePreserveInts(req.Object, pod); err != nil {
-		t.Fatal(err)
-	}
-	return pod
 }
 
 func decode(t testing.TB, raw []byte) any {

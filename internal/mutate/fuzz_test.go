@@ -18,7 +18,7 @@ func FuzzParse(f *testing.F) {
 		f.Add(r.name, r.def)
 	}
 	for _, c := range goldens(f) {
-		pod := decodePod(f, c.req)
+		pod := c.req.Pod.DeepCopy()
 		for name, value := range pod.Annotations {
 			// Long seeds cost the fuzzer its time and find nothing more.
 			if row, ours := strings.CutPrefix(name, Prefix); ours && len(value) < 4<<10 {
@@ -68,8 +68,8 @@ func FuzzParse(f *testing.F) {
 // such that the patched pod needs no other.
 func FuzzHandler(f *testing.F) {
 	for _, c := range goldens(f) {
-		if len(c.req.Object) < 8<<10 {
-			f.Add([]byte(sent(f, c.req)))
+		if len(c.object) < 8<<10 {
+			f.Add([]byte(c.sent(f)))
 		}
 	}
 	f.Add([]byte(`{"kind":"AdmissionReview","apiVersion":"admission.k8s.io/v1","request":{}}`))
@@ -101,9 +101,7 @@ func FuzzHandler(f *testing.F) {
 		if err := json.Unmarshal(rv.Response.Patch, &ops); err != nil {
 			t.Fatal(err)
 		}
-		question := sent.Request.question()
-		question.Object = apply(t, question.Object, ops)
-		if again := Mutate(question, DefaultConfig()); again.Reason != AlreadyInjected {
+		if again := Mutate(NewPod(sent.Request.Namespace, apply(t, objectOf(t, body), ops)), DefaultConfig()); again.Reason != AlreadyInjected {
 			t.Fatalf("injecting again: %s (%s) %q", again.Decision, again.Reason, again.Problems)
 		}
 	})

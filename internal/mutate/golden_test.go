@@ -22,6 +22,7 @@ var update = flag.Bool("update", false, "rewrite the wanted results below testda
 type golden struct {
 	name, dir string
 	req       *Request
+	object    []byte // of the request, as it was sent
 	cfg       *Config
 }
 
@@ -67,13 +68,13 @@ func load(t testing.TB, name string) golden {
 		}
 		switch f.Name() {
 		case "pod.yaml":
-			c.req = podRequest(t, data)
+			c.req, c.object = podRequest(t, data)
 		case "review.json":
 			rv, err := readReview(data)
 			if err != nil {
 				t.Fatalf("%s: %v", name, err)
 			}
-			c.req = rv.Request.question()
+			c.req, c.object = rv.Request.question(), objectOf(t, data)
 		case "config.yaml":
 			if c.cfg, err = ParseConfig(data); err != nil {
 				t.Fatalf("%s: %v", name, err)
@@ -93,7 +94,19 @@ func load(t testing.TB, name string) golden {
 	return c
 }
 
-func podRequest(t testing.TB, data []byte) *Request {
+// objectOf is the object of a review, as it was sent.
+func objectOf(t testing.TB, review []byte) []byte {
+	t.Helper()
+	var rv struct {
+		Request struct{ Object json.RawMessage }
+	}
+	if err := json.Unmarshal(review, &rv); err != nil {
+		t.Fatal(err)
+	}
+	return rv.Request.Object
+}
+
+func podRequest(t testing.TB, data []byte) (*Request, []byte) {
 	t.Helper()
 	raw, err := yaml.YAMLToJSONStrict(data)
 	if err != nil {
@@ -105,7 +118,7 @@ func podRequest(t testing.TB, data []byte) *Request {
 	if err := json.Unmarshal(raw, &head); err != nil {
 		t.Fatal(err)
 	}
-	return NewPod(or(head.Metadata.Namespace, "default"), raw)
+	return NewPod(or(head.Metadata.Namespace, "default"), raw), raw
 }
 
 func TestGolden(t *testing.T) {

@@ -35,12 +35,14 @@ func post(t testing.TB, h http.Handler, contentType, body string) *admissionv1.A
 }
 
 // sent is the review of a pod, as an API server would send it.
-func sent(t testing.TB, req *Request) string {
+func sent(t testing.TB, namespace string, object []byte) string {
 	t.Helper()
 	return fmt.Sprintf(`{"kind":"AdmissionReview","apiVersion":"admission.k8s.io/v1","request":{"uid":"uid-1","kind":{"group":"","version":"v1","kind":"Pod"},
 		"resource":{"group":"","version":"v1","resource":"pods"},"namespace":%q,"operation":"CREATE","userInfo":{"username":"kim"},"object":%s,"oldObject":null,"dryRun":true,"options":null}}`,
-		req.Namespace, req.Object)
+		namespace, object)
 }
+
+func (c golden) sent(t testing.TB) string { return sent(t, c.req.Namespace, c.object) }
 
 func quiet() *Handler {
 	cfg := DefaultConfig()
@@ -53,7 +55,7 @@ func TestHandlerAnswersGoldens(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			h := quiet()
 			h.Config = func() *Config { return c.cfg }
-			rv := post(t, h, "application/json; charset=utf-8", sent(t, c.req))
+			rv := post(t, h, "application/json; charset=utf-8", c.sent(t))
 			out := Mutate(c.req, c.cfg)
 			r := rv.Response
 			if rv.APIVersion != "admission.k8s.io/v1" || r.UID != "uid-1" || r.Allowed != (out.Decision != Denied) {
@@ -72,7 +74,7 @@ func TestHandlerAnswersGoldens(t *testing.T) {
 				if err := json.Unmarshal(r.Patch, &ops); err != nil || *r.PatchType != "JSONPatch" {
 					t.Fatalf("patch of type %v: %v", r.PatchType, err)
 				}
-				if got, want := apply(t, c.req.Object, ops), apply(t, c.req.Object, out.Ops); !bytes.Equal(got, want) {
+				if got, want := apply(t, c.object, ops), apply(t, c.object, out.Ops); !bytes.Equal(got, want) {
 					t.Errorf("the patch makes\n%s\nwant\n%s", got, want)
 				}
 			case Skipped:
@@ -85,8 +87,8 @@ func TestHandlerAnswersGoldens(t *testing.T) {
 }
 
 func TestHandlerRefusesBadInput(t *testing.T) {
-	good := sent(t, load(t, "minimal").req)
-	object := func(pod string) string { return sent(t, NewPod("shop", []byte(pod))) }
+	good := load(t, "minimal").sent(t)
+	object := func(pod string) string { return sent(t, "shop", []byte(pod)) }
 	h := quiet()
 	for _, c := range []struct {
 		name, contentType, body string
@@ -103,6 +105,8 @@ func TestHandlerRefusesBadInput(t *testing.T) {
 		{"wrong type in review", "application/json", strings.Replace(good, `"uid":"uid-1"`, `"uid":["uid-1"]`, 1), 400, "uid"},
 		{"wrong type in pod", "application/json", object(`{"metadata":{"annotations":{"latchkey.dev/inject":"true"}},"spec":{"containers":{"name":"app"}}}`), 400, "decoding pod"},
 		{"annotations of a wrong type", "application/json", object(`{"metadata":{"annotations":{"latchkey.dev/inject":true}}}`), 400, "metadata.annotations: is a bool (a string: quote it)"},
+		{"no quantity", "application/json", `{"kind":"AdmissionReview","apiVersion":"admission.k8s.io/v1","request":{
+			"object":{"spec":{"containers":[{"resources":{"limits":{"cpu":"x"}}}]}},"resource":{"version":"v1","resource":"pods"},"operation":"CREATE","uid":"uid-1"}}`, 400, "decoding pod: quantities must match"},
 		{"pod is a list", "application/json", object(`[]`), 400, "decoding pod"},
 		{"pod is missing", "application/json", strings.Replace(object("1"), `"object":1,`, "", 1), 400, "the request has no object"},
 		{"pod is null", "application/json", object("null"), 400, "the request has no object"},
@@ -122,6 +126,9 @@ func TestHandlerRefusesBadInput(t *testing.T) {
 			if c.name == "old version" && (rv.APIVersion != "admission.k8s.io/v1beta1" || r.UID != "uid-1") {
 				t.Errorf("answered as %s, uid %q", rv.APIVersion, r.UID)
 			}
+			if c.name == "no quantity" && r.UID != "uid-1" {
+				t.Errorf("uid %q, which stands behind what cannot be read", r.UID)
+			}
 			// And the next is served as if nothing had been.
 			if again := post(t, h, "application/json", good); !again.Response.Allowed || len(again.Response.Patch) == 0 {
 				t.Errorf("a good review after it: %+v", again.Response.Result)
@@ -140,11 +147,12 @@ func TestHandlerTakesOnlyPost(t *testing.T) {
 
 // What is no new pod is let through unread.
 func TestHandlerLeavesOtherRequestsAlone(t *testing.T) {
-	good := sent(t, load(t, "minimal").req)
+	good := load(t, "minimal").sent(t)
 	for name, body := range map[string]string{
 		"update":      strings.Replace(good, `"CREATE"`, `"UPDATE"`, 1),
 		"deletion":    strings.Replace(strings.Replace(good, `"CREATE"`, `"DELETE"`, 1), `"object":{`, `"object":null,"was":{`, 1),
 		"other kind":  strings.Replace(good, `"resource":"pods"`, `"resource":"services"`, 1),
+		"no pod":      strings.Replace(strings.Replace(good, `"resource":"pods"`, `"resource":"things"`, 1), `"containers":[`, `"hostNetwork":"x","containers":[`, 1),
 		"other group": strings.Replace(good, `"resource":{"group":""`, `"resource":{"group":"metrics.k8s.io"`, 1),
 		"subresource": strings.Replace(good, `"namespace"`, `"subResource":"ephemeralcontainers","namespace"`, 1),
 	} {
@@ -166,7 +174,7 @@ func TestHandlerSurvivesAFault(t *testing.T) {
 		Log:     slog.New(slog.NewTextHandler(&log, nil)),
 		Observe: func(_ string, _ Decision, r Reason, _ time.Duration) { reasons = append(reasons, r) },
 	}
-	rv := post(t, h, "application/json", sent(t, load(t, "minimal").req))
+	rv := post(t, h, "application/json", load(t, "minimal").sent(t))
 	if rv.Response.Allowed || rv.Response.Result.Code != 500 || rv.Response.UID != "uid-1" {
 		t.Errorf("got %+v", rv.Response)
 	}
@@ -180,8 +188,8 @@ func TestHandlerLogsShortLines(t *testing.T) {
 	var log bytes.Buffer
 	h := &Handler{Config: DefaultConfig, Log: slog.New(slog.NewJSONHandler(&log, nil))}
 	long := strings.Repeat("x", 1<<20)
-	req := NewPod(long, []byte(`{"metadata":{"generateName":"`+long+`","ownerReferences":[{"controller":true,"kind":"`+long+`"}]}}`))
-	post(t, h, "application/json", strings.Replace(sent(t, req), "uid-1", long, 1))
+	object := []byte(`{"metadata":{"generateName":"` + long + `","ownerReferences":[{"controller":true,"kind":"` + long + `"}]}}`)
+	post(t, h, "application/json", strings.Replace(sent(t, long, object), "uid-1", long, 1))
 	if log.Len() > 2<<10 {
 		t.Errorf("a line of %d bytes: %.300s", log.Len(), &log)
 	}
@@ -197,7 +205,7 @@ func TestHandlerLogsOneLine(t *testing.T) {
 	} {
 		var log bytes.Buffer
 		h := &Handler{Config: DefaultConfig, Log: slog.New(slog.NewJSONHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug}))}
-		post(t, h, "application/json", sent(t, load(t, name).req))
+		post(t, h, "application/json", load(t, name).sent(t))
 		line := log.String()
 		if strings.Count(line, "\n") != 1 {
 			t.Errorf("%s: %d lines:\n%s", name, strings.Count(line, "\n"), line)

@@ -10,9 +10,6 @@
 package mutate
 
 import (
-	"bytes"
-	"fmt"
-
 	corev1 "k8s.io/api/core/v1"
 	"sigs.k8s.io/json"
 )
@@ -25,13 +22,31 @@ type Request struct {
 	// Namespace of the request. A pod that is made by a controller may not
 	// name its own.
 	Namespace string
-	// Object is the JSON of the object as it was sent.
-	Object []byte
+	// Pod is the object as far as this build knows its fields; nil where there
+	// is none.
+	Pod *corev1.Pod
+	// invalid is what is wrong with the object if it is a pod.
+	invalid error
 }
 
-// NewPod is the request to create a pod.
+// NewPod is the request to create a pod, given as JSON.
 func NewPod(namespace string, object []byte) *Request {
-	return &Request{Resource: "pods", Operation: "CREATE", Namespace: namespace, Object: object}
+	req := &Request{Resource: "pods", Operation: "CREATE", Namespace: namespace}
+	req.Pod, req.invalid = decodePod(object)
+	return req
+}
+
+// decodePod returns nil for no object and for null.
+func decodePod(object []byte) (pod *corev1.Pod, err error) {
+	if len(object) == 0 {
+		return nil, nil
+	}
+	// Names in Kubernetes' JSON are case-sensitive, other than in
+	// encoding/json: a "Volumes" of the user's is not the pod's volumes.
+	if err := json.UnmarshalCaseSensitivePreserveInts(object, &pod); err != nil {
+		return nil, typeProblem(err)
+	}
+	return pod, nil
 }
 
 // Outcome is the answer to a Request.
@@ -54,17 +69,17 @@ func Mutate(req *Request, cfg *Config) *Outcome {
 	if reason := skipRequest(req); reason != "" {
 		return &Outcome{Decision: Skipped, Reason: reason}
 	}
-	if object := bytes.TrimSpace(req.Object); len(object) == 0 || string(object) == "null" {
-		return &Outcome{Decision: Denied, Reason: InvalidRequest, Problems: Problems{"decoding pod: the request has no object"}}
+	refuse := func(problem string) *Outcome {
+		return &Outcome{Decision: Denied, Reason: InvalidRequest, Problems: Problems{"decoding pod: " + problem}}
 	}
-	pod := new(corev1.Pod)
-	// Names in Kubernetes' JSON are case-sensitive, other than in
-	// encoding/json: a "Volumes" of the user's is not the pod's volumes.
-	if err := json.UnmarshalCaseSensitivePreserveInts(req.Object, pod); err != nil {
-		return &Outcome{Decision: Denied, Reason: InvalidRequest, Problems: Problems{fmt.Sprintf("decoding pod: %v", typeProblem(err))}}
+	switch {
+	case req.invalid != nil:
+		return refuse(req.invalid.Error())
+	case req.Pod == nil:
+		return refuse("the request has no object")
 	}
-	out := mutatePod(pod, req.Namespace, cfg)
-	out.Pod = pod
+	out := mutatePod(req.Pod, req.Namespace, cfg)
+	out.Pod = req.Pod
 	return out
 }
 

@@ -57,7 +57,7 @@ func TestPatchIsAdditive(t *testing.T) {
 // there and in place.
 func TestPatchMakesTheInjectedPod(t *testing.T) {
 	eachInjected(t, func(t *testing.T, c golden, out *Outcome) {
-		patched := apply(t, c.req.Object, out.Ops)
+		patched := apply(t, c.object, out.Ops)
 		var got corev1.Pod
 		if err := kjson.UnmarshalCaseSensitivePreserveInts(patched, &got); err != nil {
 			t.Fatal(err)
@@ -65,7 +65,7 @@ func TestPatchMakesTheInjectedPod(t *testing.T) {
 		if g, w := marshal(t, &got), marshal(t, out.Result); !bytes.Equal(g, w) {
 			t.Errorf("the patched pod is not the injected one:\n%s\n%s", g, w)
 		}
-		kept(t, "", decode(t, c.req.Object), decode(t, patched))
+		kept(t, "", decode(t, c.object), decode(t, patched))
 	})
 }
 
@@ -125,7 +125,7 @@ func split(list []any) (rest []any, ours map[string]any) {
 // that was added in between.
 func TestInjectingAgainChangesNothing(t *testing.T) {
 	eachInjected(t, func(t *testing.T, c golden, out *Outcome) {
-		patched := apply(t, c.req.Object, out.Ops)
+		patched := apply(t, c.object, out.Ops)
 		unchanged(t, c, patched, c.cfg)
 		unchanged(t, c, reinvoked(t, patched), c.cfg)
 
@@ -196,7 +196,7 @@ defaults: {mountPath: /elsewhere, refresh: 1h, startTimeout: 1h, resources: {req
 		t.Fatal(err)
 	}
 	eachInjected(t, func(t *testing.T, c golden, out *Outcome) {
-		patched := apply(t, c.req.Object, out.Ops)
+		patched := apply(t, c.object, out.Ops)
 		unchanged(t, c, patched, other)
 		unchanged(t, c, bytes.ReplaceAll(patched, []byte(`\"version\": 1,`), []byte(`\"version\": 7, \"new\": true,`)), other)
 
@@ -212,8 +212,8 @@ defaults: {mountPath: /elsewhere, refresh: 1h, startTimeout: 1h, resources: {req
 		denied(t, c, mount(patched, "latchkey-secrets", "private", true))
 		denied(t, c, mount(patched, "latchkey-secrets", "out", false))
 		if out.Reason == AskedFor {
-			denied(t, c, mount(c.req.Object, "latchkey-secrets", "out", true))
-			denied(t, c, mount(c.req.Object, "latchkey-identity", "", true))
+			denied(t, c, mount(c.object, "latchkey-secrets", "out", true))
+			denied(t, c, mount(c.object, "latchkey-identity", "", true))
 		}
 		denied(t, c, bytes.Replace(mount(patched, "latchkey-secrets", "out", true), []byte(`"subPath":"out"`), []byte(`"subPath":"out","subPathExpr":"$(X)"`), -1))
 		// Volumes of ours that are something else, or not there.

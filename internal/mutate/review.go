@@ -8,19 +8,28 @@ import (
 	"net/http"
 
 	admissionv1 "k8s.io/api/admission/v1"
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	kjson "sigs.k8s.io/json"
 )
 
-// review is an AdmissionReview as far as it is looked at, with the object as
-// it was sent: a typed one would lose the fields that this build does not know.
+// review is an AdmissionReview as far as it is looked at.
 type review struct {
 	metav1.TypeMeta `json:",inline"`
 	Request         *reviewRequest `json:"request"`
 }
 
 type reviewRequest struct {
+	requestHead `json:",inline"`
+	Object      *corev1.Pod `json:"object"`
+
+	// invalid is what is wrong with the object if it is a pod.
+	invalid error
+}
+
+// requestHead is a request without its object.
+type requestHead struct {
 	UID         types.UID                   `json:"uid"`
 	Resource    metav1.GroupVersionResource `json:"resource"`
 	SubResource string                      `json:"subResource"`
@@ -28,7 +37,6 @@ type reviewRequest struct {
 	Namespace   string                      `json:"namespace"`
 	Operation   string                      `json:"operation"`
 	DryRun      bool                        `json:"dryRun"`
-	Object      rawJSON                     `json:"object"`
 }
 
 var reviewType = metav1.TypeMeta{APIVersion: admissionv1.SchemeGroupVersion.String(), Kind: "AdmissionReview"}
@@ -37,8 +45,12 @@ var reviewType = metav1.TypeMeta{APIVersion: admissionv1.SchemeGroupVersion.Stri
 // cannot be answered as asked, version and uid are needed for the refusal.
 func readReview(body []byte) (*review, error) {
 	rv := new(review)
+	// Decoding is most of an admission's cost, so the object is decoded with the
+	// rest, as the pod that it nearly always is.
 	if err := kjson.UnmarshalCaseSensitivePreserveInts(body, rv); err != nil {
-		return rv, fmt.Errorf("decoding AdmissionReview: %w", err)
+		if rv, err = readParts(body); err != nil {
+			return rv, fmt.Errorf("decoding AdmissionReview: %w", err)
+		}
 	}
 	switch {
 	case rv.TypeMeta != reviewType:
@@ -50,6 +62,24 @@ func readReview(body []byte) (*review, error) {
 	return rv, nil
 }
 
+// readParts decodes a review whose object may be anything.
+func readParts(body []byte) (*review, error) {
+	var parts struct {
+		metav1.TypeMeta `json:",inline"`
+		Request         *struct {
+			requestHead `json:",inline"`
+			Object      rawJSON `json:"object"`
+		} `json:"request"`
+	}
+	err := kjson.UnmarshalCaseSensitivePreserveInts(body, &parts)
+	rv := &review{TypeMeta: parts.TypeMeta}
+	if r := parts.Request; r != nil {
+		rv.Request = &reviewRequest{requestHead: r.requestHead}
+		rv.Request.Object, rv.Request.invalid = decodePod(r.Object)
+	}
+	return rv, err
+}
+
 // question is the request without what only transport and log care for.
 func (r *reviewRequest) question() *Request {
 	return &Request{
@@ -58,7 +88,8 @@ func (r *reviewRequest) question() *Request {
 		SubResource: r.SubResource,
 		Operation:   r.Operation,
 		Namespace:   r.Namespace,
-		Object:      r.Object,
+		Pod:         r.Object,
+		invalid:     r.invalid,
 	}
 }
 
