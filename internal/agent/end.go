@@ -40,6 +40,10 @@ func (a *Agent) revokes() bool {
 // finish ends an agent that publishes once and has.
 func (a *Agent) finish() error {
 	if !a.revokes() {
+		if said := a.config.RevokeOnExit; said != nil && *said {
+			a.log.Warn("done; the token is not revoked, since what is published needs it (revokeOnExit has no effect here)")
+			return nil
+		}
 		a.log.Info("done, token kept")
 		return nil
 	}

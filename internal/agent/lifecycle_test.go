@@ -60,7 +60,7 @@ func TestInitKeepsToken(t *testing.T) {
 		token   bool
 		revoked bool
 	}{
-		"default": {nil, false, true}, "on": {&yes, false, true}, "off": {&no, false, false}, "token file": {nil, true, false},
+		"default": {nil, false, true}, "on": {&yes, false, true}, "off": {&no, false, false}, "token file": {nil, true, false}, "on with a token file": {&yes, true, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -74,6 +74,9 @@ func TestInitKeepsToken(t *testing.T) {
 				}
 				if revoked := p.vault.good() == 0; revoked != c.revoked {
 					t.Errorf("revoked: %v", revoked)
+				}
+				if told := strings.Contains(p.logs.String(), "revokeOnExit has no effect"); told != (c.token && c.revoke != nil) {
+					t.Errorf("told that it is kept all the same: %v", told)
 				}
 				if p.kept("token.json") == c.revoked {
 					t.Errorf("kept for another run: %v", p.kept("token.json"))
