@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"cmp"
 	"fmt"
 	"image/color"
@@ -50,18 +51,19 @@ func draw(w io.Writer, d *dashboard, drawings []drawing, within promv1.Range) er
 	for _, p := range d.Panels {
 		bottom = max(bottom, p.GridPos.Y+p.GridPos.H)
 	}
-	width, height := 24*column, vg.Length(bottom)*row+header
+	width, height := 24*column+gap, vg.Length(bottom)*row+header
 	image := vgsvg.New(width, height)
 	all := vgdraw.New(image)
 	fill(all, background)
 	write(all, gap+4, height-header/2, 16, ink, text.XLeft, d.Title)
-	write(all, width-gap-4, height-header/2, 11, faint, text.XRight,
-		fmt.Sprintf("the last %s", within.End.Sub(within.Start)))
+	write(all, width-4*gap, height-header/2, 11, faint, text.XRight,
+		fmt.Sprintf("%.0f minutes", within.End.Sub(within.Start).Minutes()))
 	for i, p := range d.Panels {
 		left, top := vg.Length(p.GridPos.X)*column, height-header-vg.Length(p.GridPos.Y)*row
-		frame := vgdraw.Crop(all, left+gap, left+vg.Length(p.GridPos.W)*column-gap-width, 0, 0)
-		frame.Min.Y, frame.Max.Y = top-vg.Length(p.GridPos.H)*row+gap, top
-		frame.Max.X = left + vg.Length(p.GridPos.W)*column
+		frame := vgdraw.Canvas{Canvas: all, Rectangle: vg.Rectangle{
+			Min: vg.Point{X: left + gap, Y: top - vg.Length(p.GridPos.H)*row + gap},
+			Max: vg.Point{X: left + vg.Length(p.GridPos.W)*column, Y: top},
+		}}
 		fill(frame, white)
 		write(frame, frame.Min.X+8, frame.Max.Y-12, 11, ink, text.XLeft, p.Title)
 		inner := vgdraw.Crop(frame, 6, -12, 6, -24)
@@ -73,7 +75,13 @@ func draw(w io.Writer, d *dashboard, drawings []drawing, within promv1.Range) er
 			return fmt.Errorf("panel %q: %w", p.Title, err)
 		}
 	}
-	if _, err := image.WriteTo(w); err != nil {
+	var out bytes.Buffer
+	if _, err := image.WriteTo(&out); err != nil {
+		return fmt.Errorf("drawing: %w", err)
+	}
+	// Where that font is missing, one that looks like it.
+	svg := bytes.ReplaceAll(out.Bytes(), []byte("font-family:Liberation Sans"), []byte("font-family:Liberation Sans,Arial,Helvetica,sans-serif"))
+	if _, err := w.Write(svg); err != nil {
 		return fmt.Errorf("writing the picture: %w", err)
 	}
 	return nil
@@ -85,13 +93,14 @@ func (p panel) plot(lines []line, within promv1.Range, c vgdraw.Canvas) error {
 	chart.BackgroundColor = white
 	chart.X.Min, chart.X.Max = float64(within.Start.Unix()), float64(within.End.Unix())
 	chart.X.Tick.Marker = minutes{}
-	chart.Y.Tick.Marker = few{p.format}
+	chart.Y.Tick.Marker = few{p}
 	for _, axis := range []*plot.Axis{&chart.X, &chart.Y} {
 		axis.Tick.Label.Font.Size, axis.Tick.Label.Color = 9, faint
 		axis.LineStyle.Width, axis.Tick.LineStyle.Width = 0, 0
 	}
 	chart.Legend.TextStyle.Font.Size, chart.Legend.TextStyle.Color = 9, ink
 	chart.Legend.Top, chart.Legend.Left, chart.Legend.ThumbnailWidth = true, true, 12
+	chart.Legend.Padding = 3
 	grid := plotter.NewGrid()
 	grid.Vertical.Color, grid.Horizontal.Color = rule, rule
 	chart.Add(grid)
@@ -117,7 +126,7 @@ func (p panel) plot(lines []line, within promv1.Range, c vgdraw.Canvas) error {
 		chart.Legend.Add(l.name, drawn)
 	}
 	// From zero, with room for the legend above the lines.
-	room := 1.15 + 0.11*float64(len(lines))
+	room := 1.15 + 0.13*float64(len(lines))
 	chart.Y.Min, chart.Y.Max = 0, max(highest*room, 1e-9)
 	chart.Draw(c)
 	return nil
@@ -169,14 +178,22 @@ func (p panel) format(v float64) string {
 	return short(v, 3)
 }
 
-// few are about four ticks of an axis, in the panel's unit.
-type few struct{ format func(float64) string }
+// few are up to six ticks of an axis, round in the panel's unit.
+type few struct{ panel }
 
-func (f few) Ticks(low, high float64) []plot.Tick {
-	size := math.Pow(10, math.Floor(math.Log10((high-low)/4)))
-	for _, factor := range []float64{1, 2, 5, 10} {
-		if (high-low)/(size*factor) <= 5 {
-			size *= factor
+func (f few) Ticks(_, high float64) []plot.Tick {
+	unit := 1.0
+	if f.FieldConfig.Defaults.Unit == "bytes" {
+		unit = 1 << 20
+	}
+	least := math.Pow(10, math.Floor(math.Log10(high/unit/5)))
+	if d := f.FieldConfig.Defaults.Decimals; d != nil {
+		least = max(least, math.Pow(10, -float64(*d)))
+	}
+	size := 10 * least * unit
+	for _, factor := range []float64{1, 2, 5} {
+		if high <= 5*least*factor*unit {
+			size = least * factor * unit
 			break
 		}
 	}
