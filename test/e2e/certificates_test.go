@@ -188,15 +188,17 @@ func lossless(t *testing.T, f func(s *harness.Space)) {
 	t.Helper()
 	s := suite.Space(t)
 	load := s.Load(rate)
+	defer func() { // also where f gives up
+		counts := load.Stop()
+		t.Log(counts)
+		wantNothingUninjected(t, counts)
+		if n := len(counts.Refusals); n > 0 {
+			t.Errorf("%d pods were refused within %s, the first: %s", n, counts.Window(), counts.Refusals[0].Error)
+		}
+	}()
 	waitAnswered(t, load, rate)
 	f(s)
 	waitAnswered(t, load, rate)
-	counts := load.Stop()
-	t.Log(counts)
-	wantNothingUninjected(t, counts)
-	if n := len(counts.Refusals); n > 0 {
-		t.Errorf("%d pods were refused within %s, the first: %s", n, counts.Window(), counts.Refusals[0].Error)
-	}
 }
 
 func wantNothingUninjected(t *testing.T, c harness.Counts) {

@@ -108,6 +108,16 @@ func (w *trust) now() map[string]*x509.Certificate {
 	return w.leaves
 }
 
+// failed is the first handshake that failed, if one did.
+func (w *trust) failed() string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if len(w.broken) == 0 {
+		return ""
+	}
+	return w.broken[0]
+}
+
 // waitReplicas waits until n replicas serve and returns their certificates.
 func (w *trust) waitReplicas(n int) map[string]*x509.Certificate {
 	w.t.Helper()
@@ -124,6 +134,9 @@ func (w *trust) waitRotated(before map[string]*x509.Certificate, newCA bool) map
 	// and at once where the pod has changed.
 	kubectl(w.t, "annotate", "pod", "--overwrite", "-l", selectInjector, "latchkey.test/renewed="+start.Format("150405.000"))
 	poll(w.t, "every replica to serve a new certificate", func() bool {
+		if broken := w.failed(); broken != "" {
+			w.t.Fatal(broken)
+		}
 		rotated := 0
 		for name, leaf := range w.now() {
 			old := before[name]
@@ -145,10 +158,10 @@ func (w *trust) end() {
 	w.t.Helper()
 	w.stop()
 	<-w.done
-	w.t.Logf("%d handshakes with the replicas, %d failed", w.handshakes, len(w.broken))
-	if len(w.broken) > 0 {
-		w.t.Errorf("%d handshakes failed, the first: %s", len(w.broken), w.broken[0])
+	if broken := w.failed(); broken != "" {
+		w.t.Error(broken)
 	}
+	w.t.Logf("%d handshakes with the replicas that the webhook configuration trusts, %d that failed", w.handshakes, len(w.broken))
 }
 
 // An authority is a CA that somebody keeps by hand.
