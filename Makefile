@@ -18,6 +18,7 @@ LDFLAGS := -s -w -X github.com/latchkey-dev/latchkey/internal/version.Version=$(
 
 PROGRAMS := injector agent
 ARCHES   := amd64 arm64
+FUZZTIME := 10m
 SUITE    := -v -count=1 -timeout 60m
 CLUSTER  := $(CURDIR)/bin/cluster
 # Runs a command where the cluster can be reached; runs one that may be silent for minutes.
@@ -25,7 +26,7 @@ INSIDE   := $(CLUSTER) exec --
 STILL    := $(CURDIR)/tools/still.sh
 
 .DEFAULT_GOAL := help
-.PHONY: help build unit test e2e demo bench lint images generate tidy vuln cluster-up cluster-down cluster-check cluster-tool load root clean
+.PHONY: help build unit test e2e demo bench fuzz lint images generate tidy vuln cluster-up cluster-down cluster-check cluster-tool load root clean
 .NOTPARALLEL:
 
 help: ## Show this list
@@ -53,6 +54,10 @@ demo: root build load ## Show an annotated pod that reads a secret from Vault (r
 bench: root load ## Measure what Latchkey costs (root)
 	cd test && $(STILL) go build -o ../bin/bench ./bench
 	@$(INSIDE) bin/bench $(ARGS)
+
+fuzz: ## Fuzz what reads annotations, configurations and requests, FUZZTIME each (10m)
+	@for target in FuzzParse FuzzHandler FuzzParseConfig; do \
+	  go test ./internal/mutate -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) || exit 1; done
 
 lint: ## Check the format, and run staticcheck on every module
 	@unformatted=$$(gofmt -l .) && test -z "$$unformatted" || { echo "run gofmt -w on: $$unformatted" >&2; exit 1; }
