@@ -77,8 +77,13 @@ func TestReplicaKilledUnderLoad(t *testing.T) {
 // Whoever keeps the certificate, it and its CA change without costing a pod.
 func TestCertificatesRotateUnderLoad(t *testing.T) {
 	suite.CertManager(t)
-	// The injector would make it anew while it keeps its own CA.
-	t.Cleanup(func() { kubectlLater(t, "delete", "--ignore-not-found", "secret", "latchkey-injector-ca") })
+	// One of an earlier run would be served until the new one is there. Later
+	// means after the suite's install: until then somebody makes them anew.
+	clear := func() {
+		kubectlLater(t, "delete", "--ignore-not-found", "secret", "latchkey-injector-ca", "latchkey-root", "from-cert-manager", "from-vault", "my-own", "vault-ca")
+	}
+	clear()
+	t.Cleanup(clear)
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), harness.Patience)
 		defer cancel()
@@ -115,7 +120,6 @@ func selfSigned(t *testing.T) {
 func vaultIssuer(t *testing.T) {
 	setUpPKI(t)
 	kubectl(t, "create", "secret", "generic", "vault-ca", "--from-literal=ca.crt="+string(suite.VaultCA))
-	t.Cleanup(func() { kubectlLater(t, "delete", "secret", "vault-ca") })
 	// The box's cert-manager has no search list of DNS, as a pod has.
 	apply(t, "vault", strings.NewReplacer("vault.vault.svc:", "vault.vault.svc."+cluster.Domain+":"))
 	// Nor is it a pod with a ServiceAccount, so its right to the token is asked for.
@@ -145,7 +149,6 @@ func vaultIssuer(t *testing.T) {
 func bringYourOwn(t *testing.T) {
 	oldCA, newCA := makeCA(t, "old"), makeCA(t, "new")
 	storeServing(t, oldCA)
-	t.Cleanup(func() { kubectlLater(t, "delete", "secret", "my-own") })
 	values := func(bundle ...string) []string {
 		file := filepath.Join(t.TempDir(), "ca.crt")
 		if err := os.WriteFile(file, []byte(strings.Join(bundle, "")), 0o600); err != nil {
