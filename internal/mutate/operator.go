@@ -3,13 +3,16 @@ package mutate
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"path"
 	"reflect"
 	"slices"
 	"strings"
 
+	goyaml "go.yaml.in/yaml/v3"
 	corev1 "k8s.io/api/core/v1"
 	kjson "sigs.k8s.io/json"
 	"sigs.k8s.io/yaml"
@@ -85,6 +88,9 @@ func DefaultConfig() *Config {
 // errors. All problems are reported at once, as Problems, but for what cannot be
 // checked in a file whose form is wrong.
 func ParseConfig(data []byte) (*Config, error) {
+	if err := oneDocument(data); err != nil {
+		return nil, fmt.Errorf("reading YAML: %w", err)
+	}
 	asJSON, err := yaml.YAMLToJSONStrict(data)
 	if err != nil {
 		return nil, fmt.Errorf("reading YAML: %w", err)
@@ -110,6 +116,25 @@ func ParseConfig(data []byte) (*Config, error) {
 		return nil, err
 	}
 	return cfg, nil
+}
+
+// oneDocument reports what stands behind the end of the first document: no
+// reader would look at it.
+func oneDocument(data []byte) error {
+	var document goyaml.Node
+	dec := goyaml.NewDecoder(bytes.NewReader(data))
+	for i := range 2 {
+		err := dec.Decode(&document)
+		switch {
+		case errors.Is(err, io.EOF):
+			return nil
+		case i == 1:
+			return errors.New("there is a second document (one, without a line of --- behind it)")
+		case err != nil:
+			return err
+		}
+	}
+	return nil
 }
 
 // or is value, or fallback where value is empty.

@@ -146,9 +146,21 @@ func TestParseConfigRefusesWhatIsNoConfig(t *testing.T) {
 		"repeated key":  {"agentImage: a\nagentImage: b\n", `key "agentImage" already set`},
 		"a wrong type":  {"connections: []", "connections: is a list"},
 		"no connection": {"connections: {}", "connections: empty"},
+		"two documents": {builtIn + "---\npolicy: {}\n", "there is a second document"},
+		"an end":        {builtIn + "...\nmore", "there is a second document"},
+		"a bad second":  {builtIn + "---\n[", "there is a second document"},
 	} {
 		if _, err := ParseConfig([]byte(c.text)); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: %v, want %q", name, err, c.want)
+		}
+	}
+}
+
+// A first line of --- and comments around it are no document of their own.
+func TestParseConfigTakesOneDocument(t *testing.T) {
+	for _, text := range []string{"---" + builtIn, "# ours\n---" + builtIn + "# the end\n", builtIn + "...\n"} {
+		if _, err := ParseConfig([]byte(text)); err != nil {
+			t.Errorf("%q: %v", text, err)
 		}
 	}
 }
