@@ -165,6 +165,43 @@ func TestParseConfigTakesOneDocument(t *testing.T) {
 	}
 }
 
+// A key without a value, such as a list whose items are all commented out,
+// lifts no restriction. An empty list of namespaces is nobody.
+func TestKeysWithoutValue(t *testing.T) {
+	_, err := ParseConfig([]byte(`
+connections:
+  a:
+    address: https://vault
+    allowedNamespaces:
+    # - payments
+    ca:
+    clientCertSecret:
+  b: {address: "https://vault", caConfigMap: null, caSecret: null, clusterTrustBundle: null}
+  c: {address: "https://vault", clusterTrustBundle: {signerName: example.com/vault, labelSelector: null}}
+  d: {address: "https://vault", clusterTrustBundle: {signerName: example.com/vault, labelSelector: {matchLabels: null, matchExpressions: null}}}
+defaults:
+policy:
+imagePullSecrets:
+`))
+	const want = `9 problems:
+  connections.a.allowedNamespaces: has no value (a list of namespaces, [] for none; without the key all of them)
+  connections.a.ca: has no value (a PEM bundle; without the key another source, or the system's roots)
+  connections.a.clientCertSecret: has no value (the name of a Secret; without it the agent shows no certificate)
+  connections.b.caConfigMap: has no value (name and key; without it another source, or the system's roots)
+  connections.b.caSecret: has no value (name and key; without it another source, or the system's roots)
+  connections.b.clusterTrustBundle: has no value (name or signerName; without it another source, or the system's roots)
+  connections.c.clusterTrustBundle.labelSelector: has no value (matchLabels and matchExpressions; without it all bundles of the signer)
+  connections.d.clusterTrustBundle.labelSelector.matchExpressions: has no value (a list; without it nothing is asked for)
+  connections.d.clusterTrustBundle.labelSelector.matchLabels: has no value (a map of labels; without it no label is asked for)`
+	if err == nil || err.Error() != want {
+		t.Errorf("differs:\n%s\n%v", firstDifference(want, fmt.Sprint(err)), err)
+	}
+	cfg, err := ParseConfig([]byte(`connections: {a: {address: "https://vault", allowedNamespaces: []}}`))
+	if err != nil || matches(cfg.Connections["a"].AllowedNamespaces, "shop") {
+		t.Errorf("an empty list allows a namespace: %v", err)
+	}
+}
+
 // An empty audience is the API server's own, and not the default.
 func TestEmptyAudienceIsKept(t *testing.T) {
 	cfg, err := ParseConfig([]byte(`connections: {default: {address: "https://vault", auth: {audience: ""}}}`))

@@ -13,12 +13,27 @@ import (
 // is decoded: a decoder stops at the first value of a wrong type, and cannot
 // say in which of many connections it stands.
 type shape struct {
-	unknown Problems // keys that the type lacks
+	unknown Problems // keys that the type lacks, or that lack their value
 	wrong   Problems // values of another type
 }
 
+// restricting are the keys without which a connection is open to more pods, or
+// trusts and shows more, each with what it holds. Null is most often a list whose
+// items are commented out, and would be no restriction at all.
+var restricting = map[string]string{
+	"allowedNamespaces":  "a list of namespaces, [] for none; without the key all of them",
+	"ca":                 "a PEM bundle; without the key another source, or the system's roots",
+	"caConfigMap":        "name and key; without it another source, or the system's roots",
+	"caSecret":           "name and key; without it another source, or the system's roots",
+	"clusterTrustBundle": "name or signerName; without it another source, or the system's roots",
+	"labelSelector":      "matchLabels and matchExpressions; without it all bundles of the signer",
+	"matchLabels":        "a map of labels; without it no label is asked for",
+	"matchExpressions":   "a list; without it nothing is asked for",
+	"clientCertSecret":   "the name of a Secret; without it the agent shows no certificate",
+}
+
 // compare looks at a value, which is at a place below the document, and all
-// below it. Null is nothing, wherever it stands. Types that the operator's file
+// below it. Null is nothing but in the keys of restricting. Types that the operator's file
 // does not have are left to the decoder.
 func (s *shape) compare(value any, t reflect.Type, at string) {
 	if value == nil {
@@ -79,6 +94,8 @@ func (s *shape) compareMap(value any, t reflect.Type, at string) {
 		switch {
 		case t.Kind() == reflect.Map:
 			s.compare(entries[name], t.Elem(), place)
+		case ok && entries[name] == nil && restricting[name] != "":
+			s.unknown.add(place, "has no value (%s)", restricting[name])
 		case ok:
 			s.compare(entries[name], field, place)
 		default:
