@@ -123,7 +123,7 @@ func TestSignalAndTokenFile(t *testing.T) {
 trap 'exit 0' TERM
 cat /vault/secrets/token.json
 while :; do sleep 86400 & wait; done`}.String())
-	p := s.WaitPod("app", "ready", harness.Ready)
+	s.WaitPod("app", "ready", harness.Ready)
 	token := s.WaitLog("app", "app", "}\n")
 	for _, part := range []string{`{"clientToken":"hvs.`, `"accessor":"`, `"leaseDuration":3600`, `"renewable":true`, `"vaultAddr":"https://`} {
 		if !strings.Contains(token, part) {
@@ -132,7 +132,7 @@ while :; do sleep 86400 & wait; done`}.String())
 	}
 	s.Secret("app", map[string]any{"PASSWORD": "changed"})
 	s.WaitLog("app", "app", "told: PASSWORD='changed'")
-	if p = s.WaitPod("app", "ready", harness.Ready); p.Status.ContainerStatuses[0].RestartCount != 0 {
+	if p := s.WaitPod("app", "ready", harness.Ready); p.Status.ContainerStatuses[0].RestartCount != 0 {
 		t.Error("the app was restarted")
 	}
 	if log := s.Logs("app", "latchkey-agent"); strings.Contains(log, "hvs.") {

@@ -96,3 +96,30 @@ func hasAPIToken(c corev1.Container) bool {
 	}
 	return false
 }
+
+// An app of the agent's user, in a process namespace that they share, sees the
+// agent's processes come and go and never gets into one: its volume and its
+// ServiceAccount's token lie behind /proc/PID/root.
+func TestAgentIsClosedToAnAppOfItsUser(t *testing.T) {
+	t.Parallel()
+	s := aSpace(t)
+	s.Create(pod{name: "app", spec: "shareProcessNamespace: true\nsecurityContext: {runAsUser: 1000, runAsGroup: 1000}",
+		annotations: filesOf(s, "- {path: app.env, secret: kv/"+s.Name+"/app, format: env}"),
+		// The readiness probe is a process of the agent's every five seconds.
+		script: `grep -qx agent /proc/[0-9]*/comm && echo seen
+end=$(($(date +%s) + 12))
+while [ $(date +%s) -lt $end ]; do
+  n=0
+  while [ $n -lt 200 ]; do
+    for p in /proc/[0-9]*; do [ -e $p/root/run/latchkey ] && echo "reached $p"; done
+    n=$((n + 1))
+  done
+done
+echo scanned
+sleep 86400`}.String())
+	s.WaitPod("app", "ready", harness.Ready)
+	log := s.WaitLog("app", "app", "scanned")
+	if !strings.Contains(log, "seen") || strings.Contains(log, "reached") {
+		t.Errorf("want the agent seen and not reached:\n%.500s", log)
+	}
+}
