@@ -11,6 +11,7 @@ import (
 	"testing"
 	"unicode"
 
+	kjson "sigs.k8s.io/json"
 	"sigs.k8s.io/yaml"
 )
 
