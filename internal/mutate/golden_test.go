@@ -98,10 +98,13 @@ func load(t testing.TB, name string) golden {
 // objectOf is the object of a review, as it was sent.
 func objectOf(t testing.TB, review []byte) []byte {
 	t.Helper()
+	// With names taken as the webhook takes them: an "Object" is another field.
 	var rv struct {
-		Request struct{ Object json.RawMessage }
+		Request struct {
+			Object json.RawMessage `json:"object"`
+		} `json:"request"`
 	}
-	if err := json.Unmarshal(review, &rv); err != nil {
+	if err := kjson.UnmarshalCaseSensitivePreserveInts(review, &rv); err != nil {
 		t.Fatal(err)
 	}
 	return rv.Request.Object
