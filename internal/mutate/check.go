@@ -149,6 +149,17 @@ func isInjected(pod *corev1.Pod) bool {
 // configured tells whether a container has a configuration of the agent's. Of
 // a future version no more than the form is known.
 func configured(c *corev1.Container) bool {
+	var head struct {
+		Version int `json:"version"`
+		Vault   struct {
+			Address string `json:"address"`
+		} `json:"vault"`
+	}
+	return json.Unmarshal(configOf(c), &head) == nil && head.Version > 0 && head.Vault.Address != ""
+}
+
+// configOf is the agent's configuration in a container, nil where there is none.
+func configOf(c *corev1.Container) []byte {
 	env := make(map[string]string)
 	for _, e := range c.Env {
 		if e.ValueFrom == nil {
@@ -160,15 +171,9 @@ func configured(c *corev1.Container) bool {
 		return value, ok
 	})
 	if err != nil {
-		return false
+		return nil
 	}
-	var head struct {
-		Version int `json:"version"`
-		Vault   struct {
-			Address string `json:"address"`
-		} `json:"vault"`
-	}
-	return json.Unmarshal(data, &head) == nil && head.Version > 0 && head.Vault.Address != ""
+	return data
 }
 
 // existingMountPath is where the containers of an injected pod see the files,

@@ -1,9 +1,13 @@
 package mutate
 
 import (
+	"encoding/json"
+	"fmt"
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
+
+	"github.com/latchkey-dev/latchkey/internal/config"
 )
 
 // complete gives the files to named containers that came after the agent, and
@@ -29,7 +33,7 @@ func complete(pod *corev1.Pod, cfg *Config) *Outcome {
 		return secretsMount(c) != nil || slices.Contains(inits, c.Name)
 	}
 	at, others, wrong := misplaced(pod, cfg, given)
-	var warnings []string
+	warnings := warnOfEdits(pod)
 	if !at.possible() {
 		if secretsMount(&others[at.last]) == nil {
 			problems.add(Prefix+"init-containers", "%s", at.conflict(others))
@@ -52,6 +56,45 @@ func complete(pod *corev1.Pod, cfg *Config) *Outcome {
 		return &Outcome{Decision: Skipped, Reason: AlreadyInjected, Warnings: warnings}
 	}
 	return &Outcome{Decision: Injected, Reason: reason, Ops: p.ops, Warnings: warnings, Result: p.pod}
+}
+
+// warnOfEdits warns of annotations that say something else than the agent was
+// made from: nothing comes of them. Only what they state themselves is compared,
+// since the rest is the operator's, whose configuration may be another by now.
+func warnOfEdits(pod *corev1.Pod) []string {
+	var agent config.Agent
+	err := json.Unmarshal(configOf(&pod.Spec.InitContainers[agentIndex(pod)]), &agent)
+	if err != nil || agent.Version != config.Version {
+		return nil // another version's, which nothing can be compared with
+	}
+	var p Problems
+	var s Spec
+	s.set(pod.Annotations, &p)
+	switch {
+	case len(p) > 0:
+	case !slices.Equal(published(&s.Agent), published(&agent)):
+		p.add(Prefix+"files", "the annotations ask for other files than the agent's")
+	case s.role != "" && s.role != agent.Vault.Auth.Role:
+		p.add(Prefix+"role", "the agent has %q", agent.Vault.Auth.Role)
+	}
+	p = p.sorted()
+	p = p[:min(len(p), maxTold)]
+	for i := range p {
+		p[i] += "; the agent is kept as it is (without all that is named latchkey-* in its spec the pod gets a new one)"
+	}
+	return p
+}
+
+// published is which files there are and what is in each, as annotations alone
+// decide it.
+func published(agent *config.Agent) (files []string) {
+	for _, f := range agent.Files {
+		files = append(files, fmt.Sprintf("%q %q %q %q %q %q", f.Path, f.Secret, f.Template, f.Format, f.Key, f.Files))
+	}
+	if t := agent.TokenFile; t != nil {
+		files = append(files, fmt.Sprintf("%q %q", t.Path, t.Format))
+	}
+	return files
 }
 
 // namesIn are the names in an annotation of a pod that has its agent.

@@ -30,6 +30,10 @@ All values are strings, so ` + "`\"true\"`" + ` and numbers are quoted. A pod wh
 message names every mistake at once; an annotation below ` + "`" + Prefix + "`" + ` that is not in the table is a mistake too.
 ` + "`injector render -f pod.yaml -o diff`" + ` shows what a pod becomes, without a cluster.
 
+The annotations of a pod that has its agent already change nothing, other than names added to ` + "`" + Prefix + "containers`" + ` and
+` + "`" + Prefix + "init-containers`" + `: whoever edits a pod and creates it anew takes all that is named ` + "`latchkey-*`" + ` out of its spec
+too, and is warned otherwise. Pods that a controller makes always begin without.
+
 `
 
 // filesSection comes before the table of the keys of an entry.

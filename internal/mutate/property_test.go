@@ -168,6 +168,53 @@ func unchanged(t *testing.T, c golden, raw []byte, cfg *Config) {
 	if again.Decision != Skipped || again.Reason != AlreadyInjected || len(again.Ops) != 0 {
 		t.Errorf("injecting again: %s (%s) %v %v", again.Decision, again.Reason, again.Problems, again.Ops)
 	}
+	if w := edited(again); w != "" {
+		t.Errorf("injecting again warns of an edit: %s", w)
+	}
+}
+
+// edited is a warning of annotations that nothing comes of.
+func edited(out *Outcome) string {
+	for _, w := range out.Warnings {
+		if strings.Contains(w, "; the agent is kept as it is") {
+			return w
+		}
+	}
+	return ""
+}
+
+// Who edits the annotations of a pod that has its agent is told that nothing
+// comes of it, by any replica; and gets the pod nevertheless.
+func TestEditedAnnotationsAreWarnedOf(t *testing.T) {
+	cfg, err := ParseConfig([]byte(`connections: {elsewhere: {address: "https://other.example", allowedNamespaces: [nowhere]}}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	eachInjected(t, func(t *testing.T, c golden, out *Outcome) {
+		if out.Reason != AskedFor {
+			return // the annotations of other versions may be others
+		}
+		patched := apply(t, c.object, out.Ops)
+		for name, value := range map[string]string{
+			"files":     "[{path: another, secret: kv/app, format: json}]",
+			"role":      "another",
+			"refresh":   "soon",
+			"file":      "[]",
+			"inject":    "maybe",
+			"lifecycle": "job",
+		} {
+			pod := edit(t, patched, func(pod map[string]any) {
+				pod["metadata"].(map[string]any)["annotations"].(map[string]any)[Prefix+name] = value
+			})
+			for _, cfg := range []*Config{c.cfg, cfg} {
+				again := Mutate(NewPod(c.req.Namespace, pod), cfg)
+				w := edited(again)
+				if again.Decision != Skipped || !strings.HasPrefix(w, Prefix+name+": ") {
+					t.Errorf("edited %s: %s (%s) %v, warned %q", name, again.Decision, again.Reason, again.Problems, w)
+				}
+			}
+		}
+	})
 }
 
 // P4: the same input gives the same bytes.

@@ -61,20 +61,7 @@ func Parse(annotations map[string]string, id Identity, cfg *Config) (*Spec, Prob
 			Log:          config.Log{Level: "info", Format: "json"},
 		},
 	}
-	for name, value := range annotations { // in any order: problems are sorted
-		key, ours := strings.CutPrefix(name, Prefix)
-		if !ours || name == StatusAnnotation {
-			continue
-		}
-		r := find(key)
-		if r == nil {
-			p.add(name, "%s", unknownAnnotation(key))
-			continue
-		}
-		for _, err := range r.set(s, value) {
-			p.add(name, "%v", err)
-		}
-	}
+	s.set(annotations, &p)
 	if _, ok := annotations[Prefix+"inject"]; !ok {
 		p.add(Prefix+"inject", "missing (\"true\" or \"false\")")
 	}
@@ -90,6 +77,24 @@ func Parse(annotations map[string]string, id Identity, cfg *Config) (*Spec, Prob
 	}
 	checkResources(s.Resources, cfg.Defaults.Resources, &p)
 	return s, p.sorted()
+}
+
+// set fills in what each annotation states by itself.
+func (s *Spec) set(annotations map[string]string, p *Problems) {
+	for name, value := range annotations { // in any order: problems are sorted
+		key, ours := strings.CutPrefix(name, Prefix)
+		if !ours || name == StatusAnnotation {
+			continue
+		}
+		r := find(key)
+		if r == nil {
+			p.add(name, "%s", unknownAnnotation(key))
+			continue
+		}
+		for _, err := range r.set(s, value) {
+			p.add(name, "%v", err)
+		}
+	}
 }
 
 // checkTokenPath reports where the token would lie in the way of the files.
