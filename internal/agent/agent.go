@@ -21,10 +21,6 @@ import (
 	"github.com/latchkey-dev/latchkey/internal/render"
 )
 
-// loginInterval bounds how often a lasting "permission denied" makes the agent
-// log in again: policies that are added to a role reach only new tokens.
-const loginInterval = 10 * time.Minute
-
 // Agent is one agent. Its fields belong to the goroutine of Run, but for what
 // has a lock of its own.
 type Agent struct {
@@ -61,8 +57,10 @@ type Agent struct {
 	// relogin asks for one try of a new login at the next look at the token.
 	relogin    bool
 	loginTried time.Time
-	reason     string // why it is not ready, as last told
-	told       map[string]string
+	// unrevocable means that Vault does not let the agent revoke its tokens.
+	unrevocable bool
+	reason      string // why it is not ready, as last told
+	told        map[string]string
 
 	tokenBackoff, fetchBackoff backoff
 	// deadBackoff keeps a Vault that gives tokens and calls them invalid from
@@ -256,10 +254,16 @@ func (a *Agent) keepToken(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if a.session != nil && !a.session.dead {
-		a.retire() // one at a time: logins must not pile up tokens
-		if a.config.TokenFile == nil {
-			a.retired = a.session // else apps may still be using it
+	if old := a.session; old != nil {
+		s.Patience = old.Patience
+		if relogin {
+			s.Patience = min(2*old.patience(), longestPatience)
+		}
+		if !old.dead {
+			a.retire() // one at a time: logins must not pile up tokens
+			if !a.lent() {
+				a.retired = old
+			}
 		}
 	}
 	a.session = s

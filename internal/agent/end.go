@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/latchkey-dev/latchkey/internal/config"
 )
@@ -16,11 +17,22 @@ func (a *Agent) retire() {
 	}
 	if err := a.retired.revoke(context.Background()); err != nil {
 		a.log.Debug("the old token is not revoked", "reason", err)
-		if !problemOf(err).Act && !a.retired.over() {
+		p := problemOf(err)
+		if !p.Act && !a.retired.over() {
 			return
 		}
+		a.unrevocable = a.unrevocable || p.Denied
 	}
 	a.retired = nil
+}
+
+// lent reports whether apps may be using the token itself.
+func (a *Agent) lent() bool { return a.config.TokenFile != nil && a.started }
+
+// bears reports whether a denial is borne without another login: one that would
+// leave a good token behind, or came too early.
+func (a *Agent) bears(s *session) bool {
+	return a.lent() || a.unrevocable || s != a.session || time.Since(s.LoggedIn) <= s.patience() || time.Since(a.loginTried) <= s.patience()
 }
 
 // revokes reports whether the token is revoked when the agent ends.

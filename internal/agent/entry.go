@@ -22,6 +22,7 @@ type entry struct {
 	reads   []string
 	absent  bool
 	failed  bool
+	denied  bool
 	backoff backoff
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
 	"time"
 
 	"github.com/latchkey-dev/latchkey/internal/agent/volume"
@@ -116,10 +117,15 @@ func (a *Agent) assess(out []rendered, s *session) (o outcome) {
 		at := r.file.Path
 		about := "path " + at
 		if r.err == nil {
+			r.denied = false
 			a.solved(about)
 			continue
 		}
 		p := *problemOf(r.err)
+		r.denied = p.Denied || r.denied && p.Everywhere
+		if p.Denied && (a.lent() || a.unrevocable) {
+			p.Text += "; what the role is given now reaches only the pod's next token (delete the pod to have it at once)"
+		}
 		switch {
 		case !p.Everywhere && !p.InvalidToken:
 			p.Text = fmt.Sprintf("path %q: %s", at, p.Text)
@@ -135,7 +141,7 @@ func (a *Agent) assess(out []rendered, s *session) (o outcome) {
 		invalid = invalid || p.InvalidToken
 		o.passing = o.passing || !p.Act
 		o.retryAfter = max(o.retryAfter, p.RetryAfter)
-		if p.Denied && s == a.session && time.Since(s.LoggedIn) > loginInterval && time.Since(a.loginTried) > loginInterval {
+		if p.Denied && !a.bears(s) {
 			a.relogin, a.loginTried = true, time.Now()
 		}
 	}
@@ -147,6 +153,9 @@ func (a *Agent) assess(out []rendered, s *session) (o outcome) {
 	}
 	if !o.down {
 		a.solved("Vault")
+	}
+	if s == a.session && !slices.ContainsFunc(a.entries, func(e *entry) bool { return e.denied }) {
+		s.Patience = 0
 	}
 	if !invalid {
 		a.deadBackoff.reset()

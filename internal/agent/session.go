@@ -20,6 +20,14 @@ import (
 // revoked, or a role that was deleted, does not stay unnoticed for long.
 const maxRenewInterval = 10 * time.Minute
 
+// How long a lasting "permission denied" is borne before the agent logs in
+// again, since policies that are added to a role reach only new tokens. The
+// time doubles with each login that did not help.
+const (
+	firstPatience   = 10 * time.Minute
+	longestPatience = 24 * time.Hour
+)
+
 // session is one Vault token in use.
 type session struct {
 	life
@@ -47,7 +55,11 @@ type life struct {
 	LoggedIn time.Time
 	Granted  time.Time // of the login or the last renewal
 	Expires  time.Time
+	// Patience is how long a lasting denial is borne; zero is firstPatience.
+	Patience time.Duration
 }
+
+func (s *life) patience() time.Duration { return max(s.Patience, firstPatience) }
 
 // over reports whether the token has run out.
 func (s *life) over() bool { return s.TTL > 0 && time.Now().After(s.Expires) }
