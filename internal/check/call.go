@@ -146,7 +146,7 @@ func judgeRefusal(err error, namespace string) []Result {
 	case apierrors.IsForbidden(err) && has("error looking up service account"):
 		return fail("name another with --service-account", "pods of namespace %s cannot be made: %s", namespace, afterLast(text, ": "))
 	case apierrors.IsForbidden(err) && has(`cannot create resource "pods"`):
-		return notChecked("you may not create pods in namespace %s, not even in a dry run", namespace)
+		return unread(err, "create", "pods in namespace "+namespace+", not even in a dry run")
 	case has("exceeded quota"), has("failed quota"):
 		return because(fmt.Sprintf("a ResourceQuota of namespace %s refuses the pod that would tell", namespace))
 	case has("violates PodSecurity"):
@@ -155,10 +155,13 @@ func judgeRefusal(err error, namespace string) []Result {
 		return because(fmt.Sprintf("a LimitRange of namespace %s refuses the pod that would tell", namespace))
 	case has("admission webhook "), has("failed calling webhook"), has("ValidatingAdmissionPolicy"):
 		return because("another admission webhook or policy refuses the pod that would tell")
-	case apierrors.IsForbidden(err), apierrors.IsInvalid(err):
+	case apierrors.IsForbidden(err):
 		return because("the API server refuses the pod that would tell")
+	case apierrors.IsInvalid(err):
+		// It is valid as it is sent.
+		return fail("see which other webhooks change pods, and the injector's log", "an annotated pod of namespace %s would be refused: %v", namespace, err)
 	}
-	return notChecked("making a pod in a dry run: %v", err)
+	return unread(err, "create", "pods in namespace "+namespace+" in a dry run")
 }
 
 func afterLast(s, sep string) string { return s[strings.LastIndex(s, sep)+len(sep):] }

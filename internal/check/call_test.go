@@ -60,7 +60,8 @@ func TestJudgeCall(t *testing.T) {
 		{"no ServiceAccount", refused(`error looking up service account shop/app: serviceaccount "app" not found`), `FAIL  : pods of namespace shop cannot be made: serviceaccount "app" not found`, []string{"--service-account"}},
 		{"no right", apierrors.NewForbidden(schema.GroupResource{Resource: "pods"}, "", errors.New(`User "eve" cannot create resource "pods" in API group "" in the namespace "shop"`)),
 			"-     : not checked: you may not create pods in namespace shop, not even in a dry run\n", nil},
-		{"time", errors.New("context deadline exceeded"), "-     : not checked: making a pod in a dry run: context deadline exceeded\n", nil},
+		{"time", errors.New("context deadline exceeded"), "FAIL  : the API server could not create pods in namespace shop in a dry run: context deadline exceeded (is the API server well", nil},
+		{"invalid", apierrors.NewInvalid(schema.GroupKind{Kind: "Pod"}, "latchkey-check-abcde", nil), "FAIL  : an annotated pod of namespace shop would be refused: ", []string{"other webhooks change pods"}},
 	} {
 		got := judgeCall(c.err, "shop")
 		want(t, c.name, got, c.begins, c.parts...)

@@ -33,6 +33,9 @@ func servingCertificate(ctx context.Context, e *env) []Result {
 		return results
 	}
 	secret, isCA := certificateSecret(e.replicas)
+	if secret == "" && e.replicasErr != nil {
+		return unread(e.replicasErr, "list", "pods in namespace "+e.InjectorNamespace)
+	}
 	if secret == "" {
 		return notChecked("which Secret it is in is not known without the injector's pods")
 	}

@@ -4,7 +4,8 @@
 // revoked at once.
 //
 // Each check says that all is well, or what is wrong and the remedy, or why it
-// could not look: a permission that is missing is named, never passed over.
+// could not look: a permission or a flag that is missing is named, never passed
+// over. Who does not answer in time is not well.
 package check
 
 import (
@@ -123,15 +124,16 @@ type env struct {
 	webhook *admissionv1.MutatingWebhook
 	// replicas are the injector's pods, addresses those of the ready ones, as
 	// host:port. Either may be unknown.
-	replicas  []corev1.Pod
-	addresses []string
+	replicas    []corev1.Pod
+	replicasErr error // why they are not known
+	addresses   []string
 
 	config *mutate.Config // nil where it is not known
 	vaults map[string]*vault
 }
 
 // Run does all checks and prints a line for each finding. The error counts
-// what failed; what was not checked is no failure.
+// what failed; what was not checked is no failure, unless for want of time.
 func Run(ctx context.Context, o Options, w io.Writer) error {
 	ctx, cancel := context.WithTimeout(ctx, o.Timeout)
 	defer cancel()
@@ -142,6 +144,7 @@ func Run(ctx context.Context, o Options, w io.Writer) error {
 func run(ctx context.Context, checks []check, e *env, w io.Writer) error {
 	failed := make(map[string]bool)
 	count := make(map[Status]int)
+	var late error
 	for _, c := range checks {
 		var results []Result
 		blocker := slices.IndexFunc(c.needs, func(need string) bool { return failed[need] })
@@ -153,7 +156,11 @@ func run(ctx context.Context, checks []check, e *env, w io.Writer) error {
 			failed[c.name] = true
 			results = notChecked("%s has to work first", c.needs[blocker])
 		case ctx.Err() != nil:
+			late = ctx.Err()
 			results = notChecked("there is no time left (--timeout %s)", e.Timeout)
+			if errors.Is(late, context.Canceled) {
+				results = notChecked("interrupted")
+			}
 		default:
 			results = c.run(ctx, e)
 		}
@@ -168,8 +175,12 @@ func run(ctx context.Context, checks []check, e *env, w io.Writer) error {
 			}
 		}
 	}
-	if n := count[Failed]; n > 0 {
-		return fmt.Errorf("%d failed, %d ok, %d not checked", n, count[OK], count[NotChecked])
+	if n := count[Failed]; n > 0 || late != nil {
+		err := fmt.Errorf("%d failed, %d ok, %d not checked", n, count[OK], count[NotChecked])
+		if late != nil {
+			err = fmt.Errorf("%w, and it did not come to the end: %w", err, late)
+		}
+		return err
 	}
 	if count[OK] == 0 {
 		return errors.New("nothing could be checked")

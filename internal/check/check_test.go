@@ -5,6 +5,8 @@ import (
 	"context"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"k8s.io/client-go/kubernetes/fake"
 )
@@ -72,9 +74,26 @@ func TestRunEnds(t *testing.T) {
 	cancel()
 	out.Reset()
 	err := run(ctx, []check{fine}, &env{kube: fake.NewClientset()}, &out)
-	if err == nil || !strings.HasPrefix(out.String(), "-     one: not checked: there is no time left") {
-		t.Errorf("without time: %v\n%s", err, out.String())
+	if err == nil || out.String() != "-     one: not checked: interrupted\n" {
+		t.Errorf("interrupted: %v\n%s", err, out.String())
 	}
+}
+
+// What went well is no answer for what there was no time for.
+func TestRunOutOfTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		slow := func(ctx context.Context, _ *env) []Result {
+			<-ctx.Done()
+			return ok("fine")
+		}
+		var out bytes.Buffer
+		err := run(ctx, []check{{"one", false, nil, slow}, {"two", false, nil, slow}}, &env{Options: Options{Timeout: time.Second}}, &out)
+		if err == nil || out.String() != "ok    one: fine\n-     two: not checked: there is no time left (--timeout 1s)\n" {
+			t.Errorf("error %v after\n%s", err, out.String())
+		}
+	})
 }
 
 // Every check that is needed is there, and comes first.

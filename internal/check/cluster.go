@@ -3,7 +3,6 @@ package check
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net"
 	"os"
 	"strings"
@@ -58,6 +57,10 @@ func (e *env) restConfig() (*rest.Config, error) {
 // connect keeps the client if the API server answers.
 func (e *env) connect(ctx context.Context, kube kubernetes.Interface, host string) []Result {
 	info, err := discovery.ToServerVersionInterfaceWithContext(kube.Discovery()).ServerVersionWithContext(ctx)
+	if apierrors.IsForbidden(err) {
+		e.kube, e.server = kube, host
+		return notChecked("you may not get /version of %s", host)
+	}
 	if err != nil {
 		return judgeServer(host, err)
 	}
@@ -98,10 +101,14 @@ func rootCause(err error) error {
 	}
 }
 
-// unread says why something could not be read that every cluster has.
+// unread says why the API server did not do what every cluster can. Only the
+// lack of a permission leaves it open whether all is well.
 func unread(err error, verb, resource string) []Result {
-	if apierrors.IsForbidden(err) {
+	switch {
+	case apierrors.IsForbidden(err):
 		return notChecked("you may not %s %s", verb, resource)
+	case apierrors.IsUnauthorized(err):
+		return fail("log in to the cluster again", "the API server no longer accepts these credentials to %s %s", verb, resource)
 	}
-	return notChecked("%v", fmt.Errorf("reading %s: %w", resource, err))
+	return fail("is the API server well, and the way to it? kubectl get --raw '/readyz?verbose'", "the API server could not %s %s: %v", verb, resource, rootCause(err))
 }

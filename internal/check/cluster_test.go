@@ -1,15 +1,27 @@
 package check
 
 import (
+	"bytes"
+	"context"
 	"errors"
 	"net"
+	"net/http"
+	"net/http/httptest"
 	"net/url"
+	"path/filepath"
+	"strings"
 	"testing"
+	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/version"
 	fakediscovery "k8s.io/client-go/discovery/fake"
 	"k8s.io/client-go/kubernetes/fake"
+	clienttesting "k8s.io/client-go/testing"
+	"k8s.io/client-go/tools/clientcmd"
+	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 )
 
 func TestAPIServerVersion(t *testing.T) {
@@ -31,6 +43,67 @@ func TestAPIServerVersion(t *testing.T) {
 			t.Errorf("%s: the client is kept: %t", got, e.kube != nil)
 		}
 	}
+}
+
+// Who may not ask for the version may be allowed all else.
+func TestAPIServerHidesItsVersion(t *testing.T) {
+	kube := fake.NewClientset()
+	kube.PrependReactor("get", "version", func(clienttesting.Action) (bool, runtime.Object, error) {
+		return true, nil, apierrors.NewForbidden(schema.GroupResource{}, "", errors.New("no"))
+	})
+	e := &env{}
+	want(t, "forbidden", e.connect(t.Context(), kube, "https://api"), "-     : not checked: you may not get /version of https://api\n")
+	if e.kube == nil {
+		t.Error("the client is not kept")
+	}
+}
+
+// Only a permission that is missing leaves open whether all is well.
+func TestUnread(t *testing.T) {
+	for _, c := range []struct {
+		err  error
+		want string
+	}{
+		{apierrors.NewForbidden(schema.GroupResource{Resource: "pods"}, "", errors.New("no")), "-     : not checked: you may not list pods\n"},
+		{apierrors.NewUnauthorized("Unauthorized"), "FAIL  : the API server no longer accepts these credentials to list pods (log in"},
+		{&url.Error{Op: "Get", URL: "https://api/pods", Err: context.DeadlineExceeded}, "FAIL  : the API server could not list pods: context deadline exceeded (is the API server well"},
+		{apierrors.NewInternalError(errors.New("etcdserver: no leader")), "FAIL  : the API server could not list pods: Internal error occurred: etcdserver: no leader ("},
+		{apierrors.NewTooManyRequests("later", 1), "FAIL "},
+	} {
+		want(t, c.err.Error(), unread(c.err, "list", "pods"), c.want)
+	}
+}
+
+// An API server that stops to answer after its version is not well.
+func TestAPIServerStopsToAnswer(t *testing.T) {
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/version" {
+			says(200, `{"gitVersion":"v1.36.3"}`)(w, r)
+			return
+		}
+		<-r.Context().Done()
+	}))
+	defer server.Close()
+	var out bytes.Buffer
+	err := Run(t.Context(), Options{Kubeconfig: kubeconfig(t, server.URL, nil), InjectorNamespace: "latchkey", Timeout: 200 * time.Millisecond}, &out)
+	if err == nil || !strings.Contains(out.String(), "\nFAIL  webhook configuration: the API server could not get mutatingwebhookconfigurations latchkey-injector: ") {
+		t.Errorf("error %v after\n%s", err, out.String())
+	}
+}
+
+// kubeconfig writes one for a server.
+func kubeconfig(t *testing.T, server string, plugin *clientcmdapi.ExecConfig) (file string) {
+	t.Helper()
+	config := clientcmdapi.NewConfig()
+	config.Clusters["c"] = &clientcmdapi.Cluster{Server: server}
+	config.AuthInfos["u"] = &clientcmdapi.AuthInfo{Exec: plugin}
+	config.Contexts["x"] = &clientcmdapi.Context{Cluster: "c", AuthInfo: "u"}
+	config.CurrentContext = "x"
+	file = filepath.Join(t.TempDir(), "kubeconfig")
+	if err := clientcmd.WriteToFile(*config, file); err != nil {
+		t.Fatal(err)
+	}
+	return file
 }
 
 func TestJudgeServer(t *testing.T) {

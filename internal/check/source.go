@@ -126,7 +126,7 @@ var trustBundleVersions = []string{"v1", "v1beta1", "v1alpha1"}
 func (e *env) readTrustBundle(ctx context.Context, p *corev1.ClusterTrustBundleProjection) (map[string][]byte, []Result) {
 	version, err := e.trustBundleVersion(ctx)
 	if err != nil {
-		return nil, notChecked("asking which resources the API server has: %v", err)
+		return nil, unread(err, "get", "/apis/certificates.k8s.io")
 	}
 	if version == "" {
 		return nil, fail("turn on ClusterTrustBundles in API server and kubelets, or use caConfigMap", "the cluster has no ClusterTrustBundles, so that its pods silently get no CA")

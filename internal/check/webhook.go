@@ -94,14 +94,18 @@ func webhookEndpoints(ctx context.Context, e *env) []Result {
 		return unread(err, "list", "endpointslices in namespace "+e.InjectorNamespace)
 	}
 	e.addresses = readyAddresses(slices.Items)
-	pods, podsErr := e.injectorPods(ctx)
-	e.replicas = pods
+	e.replicas, e.replicasErr = e.injectorPods(ctx)
 	if n := len(e.addresses); n > 0 {
 		return ok("Service %s/%s has %s", e.InjectorNamespace, injectorName, plural(n, "ready endpoint"))
 	}
-	why := fmt.Sprint(podsErr)
-	if podsErr == nil {
-		why = describePods(pods)
+	var why string
+	switch err := e.replicasErr; {
+	case apierrors.IsForbidden(err):
+		why = fmt.Sprintf("which pods there are is not known, since you may not list pods in namespace %s", e.InjectorNamespace)
+	case err != nil:
+		why = err.Error()
+	default:
+		why = describePods(e.replicas)
 	}
 	return fail(fmt.Sprintf("kubectl -n %s describe deployment,pods says more", e.InjectorNamespace),
 		"Service %s/%s has no ready endpoint, so annotated pods are refused: %s", e.InjectorNamespace, injectorName, why)
@@ -140,9 +144,6 @@ func (e *env) injectorPods(ctx context.Context) ([]corev1.Pod, error) {
 		selector = service.Spec.Selector
 	}
 	list, err := e.kube.CoreV1().Pods(e.InjectorNamespace).List(ctx, metav1.ListOptions{LabelSelector: labels.SelectorFromSet(selector).String()})
-	if apierrors.IsForbidden(err) {
-		return nil, fmt.Errorf("which pods there are is not known, since you may not list pods in namespace %s", e.InjectorNamespace)
-	}
 	if err != nil {
 		return nil, fmt.Errorf("listing its pods: %w", err)
 	}
