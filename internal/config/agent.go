@@ -64,7 +64,8 @@ type Agent struct {
 	Notify []Notification `json:"notify,omitempty"`
 	// RevokeOnExit says whether the token is revoked when the agent ends. None
 	// leaves it to the lifecycle: Native and Sidecar revoke, unless there is a
-	// TokenFile; Init revokes where nothing had a lease.
+	// TokenFile. Init revokes where nothing has a lease and there is no
+	// TokenFile; true changes nothing there.
 	RevokeOnExit *bool `json:"revokeOnExit,omitempty"`
 	// Refresh is how long an unleased secret is trusted before it is read again.
 	Refresh Duration `json:"refresh"`

@@ -44,7 +44,7 @@ var table = []row{
 	{"start-timeout", "duration, at least 1s", "2m", "How long the agent tries to publish its first files before it gives the reason as its termination message and starts anew.", duration(func(s *Spec) *config.Duration { return &s.Agent.StartTimeout }, config.MinStartTimeout)},
 	{"audience", "string", "the connection's", "The audience of the ServiceAccount token that the agent logs in with; empty is the API server's own, which then accepts that token too.", setAudience},
 	{"token-expiration", "duration, 10m to 24h", "10m", "The lifetime of that ServiceAccount token. The kubelet replaces it in time.", setTokenExpiration},
-	{"revoke-on-exit", `"true" or "false"`, "by lifecycle", "Whether the agent revokes its Vault token, and with it every lease, when it ends. Without it, native and sidecar do unless there is a token file, and init does where nothing has a lease.", setBool(func(s *Spec, v bool) { s.Agent.RevokeOnExit = &v })},
+	{"revoke-on-exit", `"true" or "false"`, "by lifecycle", "Whether the agent revokes its Vault token, and with it every lease, when it ends. Without it, native and sidecar do unless there is a token file. Init does where nothing has a lease and there is no token file, and cannot be made to otherwise.", setBool(func(s *Spec, v bool) { s.Agent.RevokeOnExit = &v })},
 	{"run-as-user", "user ID above 0", "by the pod", "The user that the agent runs as, and that its files belong to.", setID(func(s *Spec) **int64 { return &s.RunAsUser })},
 	{"run-as-group", "group ID above 0", "by the pod", "The group that the agent runs as.", setID(func(s *Spec) **int64 { return &s.RunAsGroup })},
 	{"requests-cpu", "quantity, at least 1m", "5m", "The CPU that the agent asks for.", quantity(requests, corev1.ResourceCPU)},

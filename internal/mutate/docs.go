@@ -107,9 +107,9 @@ const lifecyclesSection = `
 
 | ` + "`" + Prefix + "lifecycle`" + ` | The agent | The app starts | Files change later | The Vault token ends |
 | --- | --- | --- | --- | --- |
-| ` + "`native`" + ` | a native sidecar | when all files are there | yes | with the pod |
-| ` + "`sidecar`" + ` | a native sidecar | at once, and waits for the files itself | yes | with the pod |
-| ` + "`init`" + ` | an init container that ends | when all files are there | no | at once where nothing has a lease, else by itself |
+| ` + "`native`" + ` | a native sidecar | when all files are there | yes | with the pod; by itself where there is a token file |
+| ` + "`sidecar`" + ` | a native sidecar | at once, and waits for the files itself | yes | with the pod; by itself where there is a token file |
+| ` + "`init`" + ` | an init container that ends | when all files are there | no | at once where nothing has a lease and there is no token file, else by itself |
 
 In all of them the agent starts directly behind a service mesh's native sidecar, and before the init containers that are given
 the files. The operator can set another default than ` + "`native`" + `.

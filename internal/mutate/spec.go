@@ -75,6 +75,9 @@ func Parse(annotations map[string]string, id Identity, cfg *Config) (*Spec, Prob
 	if s.Agent.Lifecycle == config.Init && len(s.Agent.Notify) > 0 {
 		p.add(Prefix+"notify", "lifecycle %s publishes once, so that there is nothing to tell (lifecycle %s or %s)", config.Init, config.Native, config.Sidecar)
 	}
+	if revoke := s.Agent.RevokeOnExit; s.Agent.Lifecycle == config.Init && revoke != nil && *revoke {
+		p.add(Prefix+"revoke-on-exit", "\"true\" has no effect with lifecycle %s, where the files live on what the token got (\"false\", or without it)", config.Init)
+	}
 	checkResources(s.Resources, cfg.Defaults.Resources, &p)
 	return s, p.sorted()
 }
