@@ -21,9 +21,16 @@ import (
 	"time"
 )
 
-// Settle is how long a change of trust is given to reach every API server
-// before it is relied on. They learn of it by watch, as a rule in milliseconds.
+// Settle is how far the clock of an API server may be behind, and how long one
+// takes to learn of a CA where all is well: they watch, as a rule with a delay
+// of milliseconds. Until then what is new is not relied on.
 const Settle = 10 * time.Second
+
+// issuerPatience is how long a certificate of another CA rests while the one
+// that is served is good: cert-manager's cainjector may be restarting (its lease
+// lasts a minute), and API servers that have lost their watch try again after
+// up to half a minute.
+const issuerPatience = time.Minute
 
 // stepEvery is how often the choice of certificate is looked at again when
 // nothing calls for it.
@@ -33,9 +40,9 @@ const stepEvery = time.Second
 type Status struct {
 	// Mode says where the certificate comes from.
 	Mode string
-	// NotAfter is the end of the certificate that is served; zero before there
-	// is one.
-	NotAfter time.Time
+	// NotBefore and NotAfter are the life of the certificate that is served; zero
+	// before there is one.
+	NotBefore, NotAfter time.Time
 	// Problem is why API servers would not trust this replica, empty if they do.
 	Problem string
 	// Trouble is what needs someone's attention although API servers trust this
@@ -50,6 +57,9 @@ type CA struct {
 	NotAfter time.Time
 	// InBundle says that the webhook configuration trusts it.
 	InBundle bool
+	// Kept is when this replica last saw the bundle as it has to be, and had the
+	// right to keep it; the start before that.
+	Kept time.Time
 }
 
 // Keeper chooses the certificate to serve.
@@ -59,7 +69,10 @@ type Keeper struct {
 	serves atomic.Pointer[leaf]
 	status atomic.Pointer[Status]
 	first  chan struct{} // closed when there is a certificate to serve
-	newest *leaf         // of step alone
+	// newest and settled are of step alone; settled says that API servers have
+	// had the time to trust what is served.
+	newest  *leaf
+	settled bool
 }
 
 // origin is where certificates come from.
@@ -69,6 +82,9 @@ type origin interface {
 	run(ctx context.Context, wake func()) error
 	// newestCertificate is nil while there is none.
 	newestCertificate() *tls.Certificate
+	// trustedSince is when the CA of a leaf came into the bundle, as far as this
+	// is known; ok is false if it is not there.
+	trustedSince(l *leaf) (t time.Time, ok bool)
 	// usableFrom is when next may replace a certificate that is still good; zero
 	// if that is not known yet.
 	usableFrom(next, served *leaf) time.Time
@@ -82,12 +98,40 @@ type leaf struct {
 	*tls.Certificate
 	// seen is when this process saw it first.
 	seen time.Time
-	// issuer is the CA in the bundle that signed it, as DER, where that is known.
-	issuer []byte
+	// from is when it and all that vouch for it, as far as they are known, are
+	// valid from.
+	from time.Time
+	// issuer is the CA in the bundle that signed it, where that is known.
+	issuer *x509.Certificate
+}
+
+func newLeaf(c *tls.Certificate, seen time.Time) *leaf {
+	l := &leaf{Certificate: c, seen: seen, from: c.Leaf.NotBefore}
+	for _, der := range c.Certificate[1:] {
+		if ca, err := x509.ParseCertificate(der); err == nil { // what is no certificate helps nobody to trust us
+			l.from = later(l.from, ca.NotBefore)
+		}
+	}
+	return l
 }
 
 func (l *leaf) goodAt(now time.Time) bool {
-	return !now.Before(l.Leaf.NotBefore) && now.Before(l.Leaf.NotAfter)
+	return !now.Before(l.from) && now.Before(l.Leaf.NotAfter)
+}
+
+// after is when l may follow served: patience after it is valid and trusted,
+// which is since, and before half of what served then has left is over. Clocks
+// differ, and so do the times at which API servers learn of a CA.
+func (l *leaf) after(served *leaf, since time.Time, patience time.Duration) time.Time {
+	from := later(l.from, since)
+	return from.Add(min(patience, served.Leaf.NotAfter.Sub(from)/2))
+}
+
+func later(a, b time.Time) time.Time {
+	if a.Before(b) {
+		return b
+	}
+	return a
 }
 
 func newKeeper(o origin, log *slog.Logger) *Keeper {
@@ -143,7 +187,7 @@ func (k *Keeper) Run(ctx context.Context) error {
 // it compares the wall's time, which goes on while a machine is suspended.
 func (k *Keeper) step(now time.Time) {
 	if c := k.origin.newestCertificate(); c != nil && (k.newest == nil || k.newest.Certificate != c) {
-		k.newest = &leaf{Certificate: c, seen: now}
+		k.newest = newLeaf(c, now)
 	}
 	served := k.serves.Load()
 	if next := k.newest; next != nil && next != served {
@@ -162,13 +206,11 @@ func (k *Keeper) step(now time.Time) {
 		}
 	}
 	var s Status
-	if served != nil {
-		s.NotAfter = served.Leaf.NotAfter
-		if !served.goodAt(now) {
-			s.Problem = fmt.Sprintf("the certificate is valid from %s to %s, and it is %s", stamp(served.Leaf.NotBefore), stamp(served.Leaf.NotAfter), stamp(now))
-		}
-	}
 	k.origin.tell(now, served, &s)
+	if served != nil {
+		s.NotBefore, s.NotAfter = served.Leaf.NotBefore, served.Leaf.NotAfter
+		k.settle(now, served, &s)
+	}
 	switch old := k.Status(); {
 	case served == nil || (old.Problem == "") == (s.Problem == ""):
 	case s.Problem != "":
@@ -177,6 +219,23 @@ func (k *Keeper) step(now time.Time) {
 		k.log.Info("API servers trust this replica", "mode", s.Mode)
 	}
 	k.status.Store(&s)
+}
+
+// settle makes a replica not ready whose certificate is not good, or the first
+// one and so new that some API server may not trust it yet.
+func (k *Keeper) settle(now time.Time, served *leaf, s *Status) {
+	since, _ := k.origin.trustedSince(served)
+	until := later(served.from, since).Add(Settle)
+	switch {
+	case !served.goodAt(now):
+		k.settled = false
+		s.Problem = fmt.Sprintf("the certificate and its CA are valid from %s to %s, and it is %s", stamp(served.from), stamp(served.Leaf.NotAfter), stamp(now))
+	case s.Problem != "":
+	case !k.settled && now.Before(until):
+		s.Problem = "giving API servers time to learn of certificate and CA, until " + stamp(until)
+	default:
+		k.settled = true
+	}
 }
 
 // choose says which certificate to serve: the next one as soon as it may be

@@ -28,7 +28,7 @@ func TestChoose(t *testing.T) {
 	now := time.Now()
 	ca := newCA(t, now.Add(-time.Hour), 100*time.Hour)
 	make := func(from, to time.Duration) *leaf {
-		return &leaf{Certificate: leafOf(t, ca, now.Add(from), to-from)}
+		return newLeaf(leafOf(t, ca, now.Add(from), to-from), now)
 	}
 	good, expired, early := make(-time.Hour, time.Hour), make(-time.Hour, -time.Minute), make(time.Minute, time.Hour)
 	newer := make(-time.Minute, 2*time.Hour)
@@ -49,6 +49,34 @@ func TestChoose(t *testing.T) {
 	} {
 		if got := choose(now, c.served, c.next, c.from); got != c.want {
 			t.Errorf("%s: not that", c.name)
+		}
+	}
+}
+
+// A new certificate rests while the one before it is good, and never for longer
+// than half of what that has left.
+func TestRest(t *testing.T) {
+	now := time.Now().Truncate(time.Second)
+	ca := newCA(t, now.Add(-time.Hour), 100*time.Hour)
+	made := newLeaf(leafOf(t, ca, now, time.Hour), now)
+	ahead := *made.Certificate
+	ahead.Certificate = append(ahead.Certificate[:1:1], newCA(t, now.Add(5*time.Minute), time.Hour).Raw)
+	for _, c := range []struct {
+		name  string
+		next  *leaf
+		left  time.Duration // of what is served
+		since time.Duration // when its CA was trusted
+		want  time.Duration
+	}{
+		{"much left", made, time.Hour, -time.Hour, time.Minute},
+		{"trusted later", made, time.Hour, 3 * time.Second, time.Minute + 3*time.Second},
+		{"little left", made, 20 * time.Second, -time.Hour, 10 * time.Second},
+		{"trusted later, and little left", made, 20 * time.Second, 4 * time.Second, 12 * time.Second},
+		{"an intermediate of the future", newLeaf(&ahead, now), time.Hour, 0, 6 * time.Minute},
+	} {
+		served := newLeaf(leafOf(t, ca, now.Add(-time.Hour), time.Hour+c.left), now)
+		if got := c.next.after(served, now.Add(c.since), time.Minute).Sub(now); got != c.want {
+			t.Errorf("%s: in %s, want %s", c.name, got, c.want)
 		}
 	}
 }
@@ -97,7 +125,7 @@ func TestFilesWaitForTrust(t *testing.T) {
 			}
 		}
 		ca, next := newCA(t, start, 24*time.Hour), newCA(t, start, 24*time.Hour)
-		first, renewed := leafOf(t, ca, start, time.Hour), leafOf(t, ca, start, 2*time.Hour)
+		first, renewed := leafOf(t, ca, start, time.Hour), leafOf(t, ca, start.Add(14*time.Second), 2*time.Hour)
 		moved, last := leafOf(t, next, start, 3*time.Hour), leafOf(t, ca, start, 4*time.Hour)
 
 		serves("no file", nil)
@@ -108,18 +136,21 @@ func TestFilesWaitForTrust(t *testing.T) {
 		time.Sleep(2 * time.Second)
 		<-k.First()
 		serves("the first", first)
-		if s := k.Status(); !strings.Contains(s.Problem, "time to learn of the CA") {
+		if s := k.Status(); !strings.Contains(s.Problem, "time to learn of certificate and CA") {
 			t.Errorf("with a certificate made just now: status %+v", s)
 		}
 		time.Sleep(10 * time.Second)
 		if s := k.Status(); s.Problem != "" || !s.NotAfter.Equal(first.Leaf.NotAfter) {
 			t.Errorf("status %+v", s)
 		}
+		time.Sleep(4 * time.Second)
 		f.set(renewed)
-		time.Sleep(2 * time.Second)
+		time.Sleep(3 * time.Second)
+		serves("just renewed by the same CA, too early for clocks that are behind", first)
+		time.Sleep(5 * time.Second)
 		serves("renewed by the same CA", renewed)
 		f.set(moved)
-		time.Sleep(9 * time.Second)
+		time.Sleep(59 * time.Second)
 		serves("a new CA, on its way to API servers", renewed)
 		time.Sleep(3 * time.Second)
 		serves("a new CA", moved)

@@ -1,98 +1,116 @@
 package certs
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
+	"fmt"
 	"log/slog"
+	"os"
 	"path/filepath"
 	"sync/atomic"
 	"time"
-
-	"sigs.k8s.io/controller-runtime/pkg/certwatcher"
 )
+
+// readEvery is how often files are read again. A mounted Secret changes by links
+// several levels up, which a look at the content sees most simply; and watches
+// of files run out where many processes have some.
+const readEvery = 2 * time.Second
+
+// Pair is a certificate and its key as files, which may change.
+type Pair struct {
+	// Dir holds tls.crt and tls.key.
+	Dir      string
+	crt, key []byte
+	current  atomic.Pointer[tls.Certificate]
+}
+
+// Read reads both files again, and changes nothing unless they fit together.
+// One goroutine at a time may call it.
+func (p *Pair) Read() error {
+	crt, err := os.ReadFile(filepath.Join(p.Dir, "tls.crt"))
+	if err != nil {
+		return fmt.Errorf("reading certificate: %w", err)
+	}
+	key, err := os.ReadFile(filepath.Join(p.Dir, "tls.key"))
+	if err != nil {
+		return fmt.Errorf("reading key of certificate: %w", err)
+	}
+	if bytes.Equal(crt, p.crt) && bytes.Equal(key, p.key) {
+		return nil
+	}
+	c, err := tls.X509KeyPair(crt, key)
+	if err != nil {
+		return fmt.Errorf("reading tls.crt and tls.key in %s: %w", p.Dir, err)
+	}
+	p.crt, p.key = crt, key
+	p.current.Store(&c)
+	return nil
+}
+
+// Certificate is the last good one, nil before there is one.
+func (p *Pair) Certificate() *tls.Certificate { return p.current.Load() }
 
 // files reads the certificate from tls.crt and tls.key. It needs no API server.
 //
 // The files of a mounted Secret reach each replica at the kubelet's pace, and
 // whoever made them extends the caBundle at the same time: cert-manager's
 // cainjector does when the Secret changes, and keeps the CA before it in the
-// bundle. So a certificate of another CA rests for Settle, and a replica that
-// starts with one just made, which may be of another CA, is ready that late.
+// bundle. So a certificate of another CA rests for a while after it was seen,
+// and a replica that starts with one just made is ready Settle later.
 type files struct {
-	dir     string
+	pair    Pair
 	log     *slog.Logger
-	watcher atomic.Pointer[certwatcher.CertWatcher]
 	problem atomic.Pointer[string]
-	// settled says that API servers can have heard of the first CA; of tell alone.
-	settled bool
 }
 
 // Files keeps the certificate in dir, as tls.crt and tls.key. They may come
 // later than the process, and change; a pair that does not fit changes nothing.
 func Files(dir string, log *slog.Logger) *Keeper {
-	f := &files{dir: dir, log: log}
+	f := &files{pair: Pair{Dir: dir}, log: log}
 	f.problem.Store(new(string))
 	return newKeeper(f, log)
 }
 
 func (f *files) run(ctx context.Context, wake func()) error {
-	w, err := f.wait(ctx, wake)
-	if err != nil {
-		return err
-	}
-	w.RegisterCallback(func(tls.Certificate) { wake() })
-	f.watcher.Store(w)
-	wake()
-	return w.Start(ctx)
-}
-
-// wait waits for the first good pair. The error is that of ctx.
-func (f *files) wait(ctx context.Context, wake func()) (*certwatcher.CertWatcher, error) {
-	tick := time.NewTicker(time.Second)
+	tick := time.NewTicker(readEvery)
 	defer tick.Stop()
 	for {
-		w, err := certwatcher.New(filepath.Join(f.dir, "tls.crt"), filepath.Join(f.dir, "tls.key"))
-		if err == nil {
-			return w, nil
+		problem := ""
+		err := f.pair.Read()
+		if err != nil {
+			problem = err.Error()
 		}
-		problem := err.Error()
-		if old := f.problem.Swap(&problem); *old != problem {
+		if old := f.problem.Swap(&problem); err != nil && *old != problem {
 			f.log.Warn("waiting for certificate", "error", err)
-			wake()
 		}
+		wake()
 		select {
 		case <-ctx.Done():
-			return nil, ctx.Err()
+			return nil
 		case <-tick.C:
 		}
 	}
 }
 
-func (f *files) newestCertificate() *tls.Certificate {
-	w := f.watcher.Load()
-	if w == nil {
-		return nil
-	}
-	c, _ := w.GetCertificate(nil) // never an error
-	return c
-}
+func (f *files) newestCertificate() *tls.Certificate { return f.pair.Certificate() }
+
+// trustedSince knows nothing of the bundle: the CA is taken to be as old there
+// as the certificate.
+func (f *files) trustedSince(*leaf) (time.Time, bool) { return time.Time{}, true }
 
 func (f *files) usableFrom(next, served *leaf) time.Time {
 	if sameIssuer(next.Certificate, served.Certificate) {
-		return next.seen
+		return next.after(served, time.Time{}, Settle)
 	}
-	return next.seen.Add(Settle)
+	return next.after(served, next.seen, issuerPatience)
 }
 
-func (f *files) tell(now time.Time, served *leaf, to *Status) {
-	to.Mode = "from files in " + f.dir
-	if served == nil {
-		to.Problem = *f.problem.Load()
-		return
-	}
-	end := served.Leaf.NotBefore.Add(Settle)
-	f.settled = f.settled || !now.Before(end)
-	if !f.settled && to.Problem == "" {
-		to.Problem = "giving API servers time to learn of the CA of a certificate that is new, until " + stamp(end)
+func (f *files) tell(_ time.Time, served *leaf, to *Status) {
+	to.Mode = "from files in " + f.pair.Dir
+	if problem := *f.problem.Load(); served == nil {
+		to.Problem = problem
+	} else {
+		to.Trouble = problem
 	}
 }

@@ -31,19 +31,10 @@ func (s *selfManaged) needs() []authorizationv1.ResourceAttributes {
 }
 
 // awaitPermission says at the start what is not allowed, all at once: later it
-// would show as one strange failure after the other. It waits for an API server
-// that does not answer.
+// would show as one strange failure after the other. It waits for the right to
+// read, and for an API server that answers. The error is that of ctx.
 func (s *selfManaged) awaitPermission(ctx context.Context, wake func()) error {
-	for {
-		lacks, err := s.lacking(ctx)
-		if err == nil {
-			if s.report(ctx, nil); len(lacks) == 0 {
-				return nil
-			}
-			return fmt.Errorf("the pod's ServiceAccount may not %s (grant it by a Role in namespace %s and a ClusterRole, as the chart does with certs.mode self-managed)",
-				strings.Join(lacks, ", "), s.Namespace)
-		}
-		s.report(ctx, err)
+	for !s.ask(ctx) {
 		wake()
 		timer := time.NewTimer(soon)
 		select {
@@ -53,6 +44,42 @@ func (s *selfManaged) awaitPermission(ctx context.Context, wake func()) error {
 		case <-timer.C:
 		}
 	}
+	return nil
+}
+
+// ask notes what is not allowed. It returns false if CA and bundle may not be
+// read, or the API server does not say; who may only not write serves on.
+func (s *selfManaged) ask(ctx context.Context) bool {
+	lacks, err := s.lacking(ctx)
+	if !s.report(ctx, err) {
+		return false
+	}
+	words, mayRead := "", true
+	if len(lacks) > 0 {
+		words = fmt.Sprintf("the pod's ServiceAccount may not %s (grant it by a Role in namespace %s and a ClusterRole, as the chart does with certs.mode self-managed)",
+			strings.Join(lacks, ", "), s.Namespace)
+		mayRead = !slices.ContainsFunc(lacks, func(l string) bool {
+			verb, _, _ := strings.Cut(l, " ")
+			return slices.Contains([]string{"get", "list", "watch"}, verb)
+		})
+	}
+	s.mu.Lock()
+	old := s.lacks
+	s.lacks = words
+	s.mu.Unlock()
+	switch {
+	case words != "" && words != old:
+		s.log.Warn("lacking permission", "problem", words)
+	case words == "" && old != "":
+		s.log.Info("all that is needed is permitted now")
+	}
+	return mayRead
+}
+
+func (s *selfManaged) isLacking() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.lacks != ""
 }
 
 func (s *selfManaged) lacking(ctx context.Context) ([]string, error) {

@@ -5,7 +5,9 @@ import (
 	"crypto/x509"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -22,7 +24,12 @@ type fleet struct {
 	replicas  []*Keeper
 	requested int
 	refused   []string
-	verified  map[[2]string]error
+	bundles   map[string][]anchor
+	verified  map[string]error
+}
+
+func newFleet(w *world, replicas ...*Keeper) *fleet {
+	return &fleet{world: w, replicas: replicas, bundles: map[string][]anchor{}, verified: map[string]error{}}
 }
 
 // spend lets time pass with requests all the while: every replica that is ready
@@ -38,27 +45,33 @@ func (f *fleet) spend(d time.Duration) {
 			if err != nil {
 				f.t.Fatalf("ready without certificate: %v", err)
 			}
-			for _, late := range []time.Duration{0, 2 * time.Second, 9 * time.Second} {
+			for _, server := range []struct{ late, ahead time.Duration }{{0, 0}, {2 * time.Second, -9 * time.Second}, {9 * time.Second, 4 * time.Second}} {
 				f.requested++
-				if err := f.verify(c.Leaf, f.heard(late)); err != nil {
-					f.refused = append(f.refused, fmt.Sprintf("%s: replica %d asked by who hears after %s: %v", time.Now().Format(time.TimeOnly), i, late, err))
+				if err := f.verify(c.Leaf, f.heard(server.late), server.ahead); err != nil {
+					f.refused = append(f.refused, fmt.Sprintf("%s: replica %d asked by who hears after %s, with a clock %s ahead: %v",
+						time.Now().Format(time.TimeOnly), i, server.late, server.ahead, err))
 				}
 			}
 		}
 	}
 }
 
-// verify is what an API server does at a handshake.
-func (f *fleet) verify(leaf *x509.Certificate, bundle string) error {
-	if now := time.Now(); now.After(leaf.NotAfter) {
-		return fmt.Errorf("expired at %s", leaf.NotAfter)
+// verify is what an API server does at a handshake. An answer is good again
+// while no certificate has begun or ended.
+func (f *fleet) verify(leaf *x509.Certificate, bundle string, ahead time.Duration) error {
+	now := time.Now().Add(ahead)
+	if f.bundles[bundle] == nil {
+		f.bundles[bundle] = parseBundle([]byte(bundle))
 	}
-	key := [2]string{string(leaf.Raw), bundle}
+	key := fmt.Sprintf("%s %s %d %d", leaf.Raw, bundle, now.Compare(leaf.NotBefore), now.Compare(leaf.NotAfter))
+	roots := x509.NewCertPool()
+	for _, a := range f.bundles[bundle] {
+		roots.AddCert(a.cert)
+		key += fmt.Sprintf(" %d %d", now.Compare(a.cert.NotBefore), now.Compare(a.cert.NotAfter))
+	}
 	err, known := f.verified[key]
 	if !known {
-		roots := x509.NewCertPool()
-		roots.AppendCertsFromPEM([]byte(bundle))
-		_, err = leaf.Verify(x509.VerifyOptions{Roots: roots, DNSName: host, CurrentTime: time.Now()})
+		_, err = leaf.Verify(x509.VerifyOptions{Roots: roots, DNSName: host, CurrentTime: now})
 		f.verified[key] = err
 	}
 	return err
@@ -81,7 +94,7 @@ func (f *fleet) expectNoneRefused(during string, least int) {
 func TestRotationLosesNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
-		f := &fleet{world: w, verified: map[[2]string]error{}}
+		f := newFleet(w)
 		ctx, stop := context.WithCancel(t.Context())
 		var ended []chan struct{}
 		add := func() {
@@ -108,7 +121,7 @@ func TestRotationLosesNothing(t *testing.T) {
 		w.rotate(two)
 		f.spend(5 * time.Second)
 		add() // in the middle of it
-		f.spend(time.Minute)
+		f.spend(2 * time.Minute)
 		f.expectNoneRefused("while the CA changes", 300)
 		for i, k := range f.replicas {
 			if c, _ := k.GetCertificate(nil); c.Leaf.CheckSignatureFrom(two.Certificate) != nil {
@@ -172,19 +185,20 @@ func TestBundleIsMended(t *testing.T) {
 			}
 		}
 		time.Sleep(2 * time.Second)
-		if s := k.Status(); s.Problem != "" || s.CA == nil || !s.CA.InBundle || !s.CA.NotAfter.Equal(ca.NotAfter) {
+		kept := time.Now()
+		if s := k.Status(); s.Problem != "" || s.CA == nil || kept.Sub(s.CA.Kept) > 10*time.Second || !s.CA.InBundle || !s.CA.NotAfter.Equal(ca.NotAfter) {
 			t.Errorf("status %+v", s)
 		}
 
 		// What a replica cannot know, while the API server is away, changes nothing.
 		w.away.Store(true)
 		time.Sleep(time.Minute)
-		if s := k.Status(); s.Problem != "" || !strings.Contains(s.Trouble, "reading webhook configuration") {
+		if s := k.Status(); s.Problem != "" || !strings.Contains(s.Trouble, "reading webhook configuration") || s.CA.Kept.After(kept.Add(10*time.Second)) {
 			t.Errorf("while the API server is away: status %+v", s)
 		}
 		w.away.Store(false)
 		time.Sleep(5 * time.Second)
-		if s := k.Status(); s.Problem != "" || s.Trouble != "" {
+		if s := k.Status(); s.Problem != "" || s.Trouble != "" || time.Since(s.CA.Kept) > 10*time.Second {
 			t.Errorf("when it is back: status %+v", s)
 		}
 
@@ -265,25 +279,48 @@ func TestLookSaysWhatIsWrong(t *testing.T) {
 	}
 }
 
-// What RBAC lacks is said at the start, all of it.
+// What RBAC lacks is said at the start, all of it, until it is granted. Who may
+// read but not write serves, and says so.
 func TestPermissionsAreSaid(t *testing.T) {
-	w := newWorld(t)
-	w.client.PrependReactor("create", "selfsubjectaccessreviews", func(a clienttesting.Action) (bool, runtime.Object, error) {
-		r := a.(clienttesting.CreateAction).GetObject().(*authorizationv1.SelfSubjectAccessReview)
-		switch what := r.Spec.ResourceAttributes; what.Verb {
-		case "create":
-			r.Status.Allowed = what.Name == "" && what.Namespace == "latchkey"
-		case "list", "watch":
-			r.Status.Allowed = what.Resource == "mutatingwebhookconfigurations"
-		case "patch":
-		default:
-			r.Status.Allowed = true
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		ca := newCA(t, time.Now().Add(-time.Hour), 24*time.Hour)
+		w.rotate(ca)
+		w.write(ca.pem())
+		var may atomic.Pointer[[]string]
+		may.Store(&[]string{"create", "get", "update"})
+		w.client.PrependReactor("create", "selfsubjectaccessreviews", func(a clienttesting.Action) (bool, runtime.Object, error) {
+			r := a.(clienttesting.CreateAction).GetObject().(*authorizationv1.SelfSubjectAccessReview)
+			what := r.Spec.ResourceAttributes
+			r.Status.Allowed = slices.Contains(*may.Load(), what.Verb) && (what.Verb != "create" || what.Name == "" && what.Namespace == "latchkey")
+			return true, r, nil
+		})
+		ctx, stop := context.WithCancel(t.Context())
+		k, ended := w.replica(ctx, slog.DiscardHandler)
+		after := func(d time.Duration) Status {
+			time.Sleep(d)
+			synctest.Wait()
+			return k.Status()
 		}
-		return true, r, nil
+		const want = `the pod's ServiceAccount may not list secrets "ca", watch secrets "ca", list mutatingwebhookconfigurations "latchkey-injector", ` +
+			`watch mutatingwebhookconfigurations "latchkey-injector", patch mutatingwebhookconfigurations "latchkey-injector" (grant it by a Role in namespace latchkey`
+		if s := after(time.Minute); !strings.Contains(s.Problem, want) {
+			t.Errorf("status %+v, want the problem %s", s, want)
+		}
+		may.Store(&[]string{"get", "list", "watch"})
+		start := time.Now()
+		s := after(2 * time.Minute)
+		if !strings.Contains(s.Trouble, `may not create secrets, update secrets "ca", patch mutatingwebhookconfigurations "latchkey-injector"`) || s.Problem != "" {
+			t.Errorf("with the rights to read: status %+v", s)
+		}
+		if s.CA == nil || s.CA.Kept.After(start) {
+			t.Errorf("without the right to keep the bundle it is said to be kept: %+v", s.CA)
+		}
+		may.Store(&[]string{"create", "get", "list", "watch", "update", "patch"})
+		if s := after(time.Minute); s.Problem != "" || s.Trouble != "" || !s.CA.Kept.After(start) {
+			t.Errorf("with all rights: status %+v", s)
+		}
+		stop()
+		<-ended
 	})
-	k := newKeeper(newSelfManaged(w.options(), w.client, nil, slog.New(slog.DiscardHandler)), slog.New(slog.DiscardHandler))
-	const want = `the pod's ServiceAccount may not list secrets "ca", watch secrets "ca", patch mutatingwebhookconfigurations "latchkey-injector" (grant it by a Role in namespace latchkey`
-	if err := k.Run(t.Context()); err == nil || !strings.Contains(err.Error(), want) {
-		t.Errorf("ended with %v, want %s", err, want)
-	}
 }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -72,8 +73,10 @@ type selfManaged struct {
 	view view
 	// problem is why the last look did not do all it should, empty if it did.
 	problem string
-	// trusted says that API servers have trusted this replica; of tell alone.
-	trusted bool
+	// lacks is what the API server does not allow, in words; empty if nothing.
+	lacks string
+	// kept is when all was well last, or the start.
+	kept time.Time
 }
 
 // Managed keeps a CA and a certificate signed by it.
@@ -99,7 +102,7 @@ func Managed(o SelfManaged, log *slog.Logger) (*Keeper, error) {
 func newSelfManaged(o SelfManaged, client kubernetes.Interface, a cmtls.Authority, log *slog.Logger) *selfManaged {
 	host := o.Service + "." + o.Namespace + ".svc"
 	return &selfManaged{
-		SelfManaged: o, client: client, log: log,
+		SelfManaged: o, client: client, log: log, kept: time.Now(),
 		source: &cmtls.DynamicSource{DNSNames: []string{host, host + ".cluster.local"}, Authority: a},
 	}
 }
@@ -114,7 +117,7 @@ func (s *selfManaged) newestCertificate() *tls.Certificate {
 
 func (s *selfManaged) run(ctx context.Context, wake func()) error {
 	if err := s.awaitPermission(ctx, wake); err != nil {
-		return err
+		return err // that of ctx
 	}
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
@@ -140,6 +143,9 @@ func (s *selfManaged) run(ctx context.Context, wake func()) error {
 	defer stop() // before waiting for the informers' end
 
 	for {
+		if s.isLacking() {
+			s.ask(ctx)
+		}
 		again := lookEvery
 		if err := s.look(ctx); !s.report(ctx, err) {
 			again = soon
@@ -186,7 +192,9 @@ func (s *selfManaged) report(ctx context.Context, err error) (ok bool) {
 	}
 	s.mu.Lock()
 	old := s.problem
-	s.problem = problem
+	if s.problem = problem; problem == "" && s.lacks == "" && s.view.ca != nil {
+		s.kept = time.Now()
+	}
 	s.mu.Unlock()
 	switch {
 	case err != nil && problem != old:
@@ -197,12 +205,13 @@ func (s *selfManaged) report(ctx context.Context, err error) (ok bool) {
 	return err == nil
 }
 
-// issuerOf finds the CA that signed a leaf, among those of the view.
-func (s *selfManaged) issuerOf(l *leaf) []byte {
+// issuerOf finds the CA that signed a leaf, among those of the view; nil if it
+// is not there.
+func (s *selfManaged) issuerOf(l *leaf) *x509.Certificate {
 	if l.issuer == nil {
 		for _, ca := range s.view.known() {
 			if l.Leaf.CheckSignatureFrom(ca) == nil {
-				l.issuer = ca.Raw
+				l.issuer, l.from = ca, later(l.from, ca.NotBefore)
 				break
 			}
 		}
@@ -210,46 +219,63 @@ func (s *selfManaged) issuerOf(l *leaf) []byte {
 	return l.issuer
 }
 
-func (s *selfManaged) usableFrom(next, _ *leaf) time.Time {
+func (s *selfManaged) trustedSince(l *leaf) (time.Time, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	since, ok := s.view.since[string(s.issuerOf(next))]
+	return s.sinceOf(l)
+}
+
+func (s *selfManaged) sinceOf(l *leaf) (time.Time, bool) {
+	ca := s.issuerOf(l)
+	if ca == nil {
+		return time.Time{}, false
+	}
+	t, ok := s.view.since[string(ca.Raw)]
+	return t, ok
+}
+
+func (s *selfManaged) usableFrom(next, served *leaf) time.Time {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	since, ok := s.sinceOf(next)
 	if !ok {
 		return time.Time{}
 	}
-	return since.Add(Settle)
+	if _, ok := s.sinceOf(served); !ok {
+		return since // what is served is trusted by none that has read the bundle
+	}
+	if next.issuer.Equal(served.issuer) {
+		return next.after(served, since, Settle)
+	}
+	return next.after(served, since, issuerPatience)
 }
 
 // tell makes the replica not ready when it knows that API servers do not trust
-// it. What it does not know, since the API server is away, changes nothing.
+// it. What it does not know, since the API server is away, changes nothing,
+// unless another CA signs now: then the old one may have left the bundle.
 func (s *selfManaged) tell(now time.Time, served *leaf, to *Status) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	to.Mode = fmt.Sprintf("signed by the CA in Secret %s/%s", s.Namespace, s.Secret)
-	if ca := s.view.ca; ca != nil {
+	ca := s.view.ca
+	if ca != nil {
 		_, in := s.view.since[string(ca.Raw)]
-		to.CA = &CA{NotAfter: ca.NotAfter, InBundle: in}
+		to.CA = &CA{NotAfter: ca.NotAfter, InBundle: in, Kept: s.kept}
 	}
-	to.Trouble = s.problem
-	if to.Problem != "" {
-		return
-	}
-	var words []string
+	words := slices.DeleteFunc([]string{s.lacks, s.problem}, func(w string) bool { return w == "" })
+	to.Trouble = strings.Join(words, ": ")
+	problem := ""
 	if served == nil {
-		words = append(words, fmt.Sprintf("no CA in Secret %s/%s yet", s.Namespace, s.Secret))
-	} else if since, ok := s.view.since[string(s.issuerOf(served))]; !ok {
-		words = append(words, fmt.Sprintf("webhook configuration %q does not trust the serving certificate yet", s.WebhookConfiguration))
-	} else if !s.trusted && now.Before(since.Add(Settle)) {
-		words = append(words, "giving API servers time to learn of the CA, until "+stamp(since.Add(Settle)))
+		problem = fmt.Sprintf("no CA in Secret %s/%s yet", s.Namespace, s.Secret)
+	} else if _, ok := s.sinceOf(served); !ok {
+		problem = fmt.Sprintf("webhook configuration %q does not trust the serving certificate yet", s.WebhookConfiguration)
+	} else if ca != nil && !served.issuer.Equal(ca) && now.Sub(s.view.at) > s.LeafDuration {
+		problem = fmt.Sprintf("webhook configuration %q may not trust the serving certificate any more: another CA signs now, and it was last read at %s",
+			s.WebhookConfiguration, stamp(s.view.at))
 	}
-	if len(words) == 0 {
-		s.trusted = true
-		return
+	if problem != "" {
+		to.Problem, to.Trouble = strings.Join(append([]string{problem}, words...), ": "), ""
 	}
-	if s.problem != "" {
-		words = append(words, s.problem)
-	}
-	to.Problem, to.Trouble = strings.Join(words, ": "), ""
 }
 
 var errNotInCluster = errors.New("this is no pod of a cluster")

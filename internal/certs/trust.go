@@ -26,7 +26,7 @@ type view struct {
 	// there; bundle is nil before the first look.
 	since  map[string]time.Time
 	bundle []*x509.Certificate
-	looked bool
+	at     time.Time // of the last look, zero before the first
 }
 
 // see takes over a bundle. What is there at the first look has been there since
@@ -38,14 +38,14 @@ func (v *view) see(now time.Time, bundle []*x509.Certificate) {
 		t, was := v.since[string(c.Raw)]
 		switch {
 		case was:
-		case v.looked || now.Before(c.NotBefore.Add(changeLag)):
+		case !v.at.IsZero() || now.Before(c.NotBefore.Add(changeLag)):
 			t = now
 		default:
 			t = c.NotBefore
 		}
 		since[string(c.Raw)] = t
 	}
-	v.since, v.bundle, v.looked = since, bundle, true
+	v.since, v.bundle, v.at = since, bundle, now
 }
 
 // known are the CAs to look for an issuer among.
