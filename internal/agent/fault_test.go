@@ -2,6 +2,7 @@ package agent
 
 import (
 	"net/http"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -119,5 +120,46 @@ func TestFaultsAtStart(t *testing.T) {
 				})
 			})
 		}
+	}
+}
+
+// A 404 of something between agent and Vault does not say that a secret is gone.
+func TestForeign404(t *testing.T) {
+	for name, body := range map[string]string{
+		"empty": "", "JSON": `{"message":"no route"}`, "errors of another kind": `{"errors":"no route"}`, "no object": `[]`, "null": `{"errors":null,"data":null}`, "HTML": "<html>",
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				other, tls := env("other.env", "kv/other"), certificate("tls")
+				other.Optional, tls.Optional = true, true
+				p := newPod(t, env("db.env", "kv/app"), other, tls)
+				p.issues(time.Hour)
+				c := p.start()
+				after(time.Second)
+				p.wantReady()
+				answers := func(body string) {
+					p.vault.set(func() {
+						p.vault.fault = func(w http.ResponseWriter, r *http.Request) bool {
+							return (strings.HasPrefix(r.URL.Path, "/v1/kv/") || strings.HasPrefix(r.URL.Path, "/v1/pki/")) && says(404, nil, body)(w, r)
+						}
+					})
+				}
+				answers(body)
+				after(50 * time.Minute)
+				if p.file("other.env") != "key='other'\n" || !strings.HasPrefix(p.file("tls/tls.crt"), "cert 1 ") {
+					t.Errorf("the files hold %q and %q", p.file("other.env"), p.file("tls/tls.crt"))
+				}
+				if !strings.Contains(p.logs.String(), "answered 404 with what is no answer of Vault") {
+					t.Error("the log does not say what was answered")
+				}
+				// Vault's own is believed.
+				answers(`{"errors":[]}`)
+				after(10 * time.Minute)
+				if !strings.HasPrefix(p.file("other.env"), "no file: ") || p.file("db.env") != appEnv {
+					t.Errorf("gone in Vault, the files hold %q and %q", p.file("other.env"), p.file("db.env"))
+				}
+				c.terminate()
+			})
+		})
 	}
 }

@@ -3,6 +3,8 @@ package agent
 import (
 	"bytes"
 	"context"
+	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -91,6 +93,20 @@ func (r redirected) Error() string {
 	return fmt.Sprintf("answered %d %s, which is not followed", r.status, http.StatusText(r.status))
 }
 
+// errNotVault is a 404 that Vault did not send. Taken for one, it would make a
+// secret seem gone because of a proxy that has no route.
+var errNotVault = errors.New("answered 404 with what is no answer of Vault")
+
+// isVaults reports whether the body of a 404 is Vault's own: it has a list of
+// errors, or data for a KV v2 secret whose version is deleted.
+func isVaults(body []byte) bool {
+	var answer struct {
+		Errors []string       `json:"errors"`
+		Data   map[string]any `json:"data"`
+	}
+	return json.Unmarshal(body, &answer) == nil && (answer.Errors != nil || answer.Data != nil)
+}
+
 func (s strict) RoundTrip(r *http.Request) (*http.Response, error) {
 	e, watched := r.Context().Value(exchangeKey{}).(*exchange)
 	if !watched {
@@ -118,6 +134,9 @@ func (s strict) RoundTrip(r *http.Request) (*http.Response, error) {
 	resp.Body = io.NopCloser(bytes.NewReader(body))
 	e.status = resp.StatusCode
 	e.retryAfter = retryAfter(resp.Header.Get("Retry-After"))
+	if e.status == http.StatusNotFound && !isVaults(body) {
+		return nil, errNotVault
+	}
 	if e.keepBody {
 		e.body = sealed.Of(body)
 	}

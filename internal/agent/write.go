@@ -62,10 +62,10 @@ func (r *round) write(q render.Request, key string) (*render.Secret, time.Time, 
 		if p.Denied {
 			p.Text += fmt.Sprintf(" (a policy of role %q must allow update on it)", a.config.Vault.Auth.Role)
 		}
-		if p.status == http.StatusNotFound {
-			p.Missing = true
-		}
+		p.Missing = p.status == http.StatusNotFound
 		return nil, time.Time{}, p
+	case e.status == http.StatusNotFound: // with data, which the library takes for success
+		return nil, time.Time{}, &Problem{Act: true, Missing: true, Text: doing + ": answered 404"}
 	case s != nil && s.WrapInfo != nil:
 		return nil, time.Time{}, &Problem{Text: doing + ": answered with a wrapped secret that nobody asked for"}
 	case s != nil && s.LeaseID != "":
