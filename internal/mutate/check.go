@@ -42,7 +42,7 @@ func checkPod(pod *corev1.Pod, spec *Spec, cfg *Config) Problems {
 	}
 	if spec.MountPath != "" {
 		for _, c := range spec.readers(pod, cfg) {
-			checkMountPath(c, spec.MountPath, &p)
+			checkMountPath(pod, c, spec.MountPath, &p)
 		}
 	}
 	checkSignals(pod, spec, &p)
@@ -116,21 +116,40 @@ func publishedOnly(m *corev1.VolumeMount) bool {
 
 // checkMountPath reports what of a container's already lies at or below the
 // mount path, where it would hide files or need a directory in a read-only
-// place.
-func checkMountPath(c *corev1.Container, mountPath string, p *Problems) {
+// place; and a read-only mount above it, in which the runtime cannot make the
+// directory to mount at.
+func checkMountPath(pod *corev1.Pod, c *corev1.Container, mountPath string, p *Problems) {
+	place := "container \"" + c.Name + "\""
 	taken := func(at, kind, name string) {
 		if at = path.Clean(at); at == mountPath || strings.HasPrefix(at, mountPath+"/") {
-			p.add("container \""+c.Name+"\"", "%s %q is mounted at %q already (another %s)", kind, name, at, Prefix+"mount-path")
+			p.add(place, "%s %q is mounted at %q already (another %s)", kind, name, at, Prefix+"mount-path")
 		}
 	}
-	for _, m := range c.VolumeMounts {
-		if m.Name != SecretsVolume {
-			taken(m.MountPath, "volume", m.Name)
+	var above *corev1.VolumeMount // the nearest one
+	for i := range c.VolumeMounts {
+		m := &c.VolumeMounts[i]
+		if m.Name == SecretsVolume {
+			continue
 		}
+		taken(m.MountPath, "volume", m.Name)
+		if strings.HasPrefix(mountPath, path.Clean(m.MountPath)+"/") && (above == nil || len(path.Clean(m.MountPath)) > len(path.Clean(above.MountPath))) {
+			above = m
+		}
+	}
+	if above != nil && readOnly(pod, above) {
+		p.add(place, "volume %q is mounted read-only at %q, where %q cannot be made (another %s)", above.Name, path.Clean(above.MountPath), mountPath, Prefix+"mount-path")
 	}
 	for _, d := range c.VolumeDevices {
 		taken(d.DevicePath, "device", d.Name)
 	}
+}
+
+// readOnly tells whether nothing can be made in a mount. Those of some kinds of
+// volume are read-only whatever they state.
+func readOnly(pod *corev1.Pod, m *corev1.VolumeMount) bool {
+	return m.ReadOnly || slices.ContainsFunc(pod.Spec.Volumes, func(v corev1.Volume) bool {
+		return v.Name == m.Name && (v.ConfigMap != nil || v.Secret != nil || v.Projected != nil || v.DownwardAPI != nil)
+	})
 }
 
 // isInjected tells whether the pod has an agent that an injector of ours made,

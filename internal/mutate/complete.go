@@ -26,7 +26,7 @@ func complete(pod *corev1.Pod, cfg *Config) *Outcome {
 	}
 	for _, c := range append(named(pod.Spec.InitContainers, inits), named(pod.Spec.Containers, apps)...) {
 		if c.Name != AgentName && secretsMount(c) == nil {
-			checkMountPath(c, mountPath, &problems)
+			checkMountPath(pod, c, mountPath, &problems)
 		}
 	}
 	given := func(c *corev1.Container) bool {

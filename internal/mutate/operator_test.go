@@ -106,7 +106,7 @@ runtimeClassesWithoutSubPath: ["kata-[",]
   defaults.gate: "probe" (hook, hook+probe)
   defaults.lifecycle: "job" (native, init, sidecar)
   defaults.more: unknown key (lifecycle, gate, mountPath, refresh, startTimeout, resources)
-  defaults.mountPath: "relative" (an absolute path such as "/vault/secrets", not below /proc, /sys, /dev or the ServiceAccount's token)
+  defaults.mountPath: "relative" (an absolute path such as "/vault/secrets"; not /etc itself, and nothing below /proc, /sys, /dev, the ServiceAccount's token or /run/latchkey/volume)
   defaults.refresh: "soon" (a number with a unit, such as "90s" or "5m", at least 5s)
   defaults.resources.limits.cpu: 1m is below the request (at least 5m)
   defaults.resources.limits.memory: 20Mi does not cover the volume of 16Mi that is charged to the agent (at least 32Mi)

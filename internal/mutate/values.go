@@ -60,12 +60,13 @@ func parseDuration(s string, least time.Duration) (time.Duration, error) {
 // parseMountPath checks and normalises where apps see the files.
 func parseMountPath(s string) (string, error) {
 	clean := path.Clean(s)
-	bad := !path.IsAbs(s) || clean == "/" || strings.ContainsAny(s, ":\x00") || slices.Contains(strings.Split(s, "/"), "..")
-	for _, taken := range []string{"/proc", "/sys", "/dev", path.Dir(config.TokenPath), config.VolumeDir} {
+	bad := !path.IsAbs(s) || clean == "/" || clean == "/etc" || strings.ContainsAny(s, ":\x00") || slices.Contains(strings.Split(s, "/"), "..")
+	account := path.Dir(config.TokenPath)
+	for _, taken := range []string{"/proc", "/sys", "/dev", account, strings.TrimPrefix(account, "/var"), config.VolumeDir} {
 		bad = bad || clean == taken || strings.HasPrefix(clean, taken+"/")
 	}
 	if bad {
-		return "", fmt.Errorf("%q (an absolute path such as \"/vault/secrets\", not below /proc, /sys, /dev or the ServiceAccount's token)", s)
+		return "", fmt.Errorf("%q (an absolute path such as \"/vault/secrets\"; not /etc itself, and nothing below /proc, /sys, /dev, the ServiceAccount's token or %s)", s, config.VolumeDir)
 	}
 	return clean, nil
 }
