@@ -48,7 +48,7 @@ func connections(ctx context.Context, e *env) []Result {
 	for i, name := range names {
 		wait.Go(func() {
 			var found []Result
-			vaults[i], found = e.checkConnection(ctx, e.config.Connections[name])
+			vaults[i], found = e.checkConnection(ctx, name, e.config.Connections[name])
 			results[i] = named("connection "+name, found)
 		})
 	}
@@ -62,7 +62,7 @@ func connections(ctx context.Context, e *env) []Result {
 }
 
 // checkConnection returns the server if it can be used.
-func (e *env) checkConnection(ctx context.Context, c *mutate.Connection) (*vault, []Result) {
+func (e *env) checkConnection(ctx context.Context, name string, c *mutate.Connection) (*vault, []Result) {
 	found, problem := e.readTrust(ctx, c)
 	if problem != nil {
 		return nil, problem
@@ -80,21 +80,50 @@ func (e *env) checkConnection(ctx context.Context, c *mutate.Connection) (*vault
 	defer cancel()
 	health, err := client.Sys().HealthWithContext(ctx)
 	if err != nil {
-		return nil, judgeConnection(c.Vault.Address, err, e.inPod, e.InjectorNamespace)
+		return nil, e.judgeConnection(name, c, err)
 	}
 	if bad := judgeHealth(c.Vault.Address, health); bad != nil {
 		return nil, bad
 	}
+	what := fmt.Sprintf("Vault %s at %s", health.Version, c.Vault.Address)
 	if health.Standby && !health.PerformanceStandby {
 		// A standby that forwards is as good as the active server. This path
 		// is forwarded, and needs no token.
-		if _, err := client.Logical().ReadRawWithContext(ctx, "sys/internal/ui/mounts"); errors.As(err, new(redirected)) {
-			return nil, fail("use the address of the active server, such as that of Service vault-active, or let standbys forward",
-				"%s is a standby of Vault %s that sends others elsewhere, where agents do not follow", c.Vault.Address, health.Version)
+		response, err := client.Logical().ReadRawWithContext(ctx, "sys/internal/ui/mounts")
+		if response != nil {
+			response.Body.Close()
 		}
-		return v, ok("Vault %s at %s, a standby that forwards", health.Version, c.Vault.Address)
+		if err != nil {
+			return nil, judgeStandby(c.Vault.Address, health.Version, err)
+		}
+		what += ", a standby that forwards"
 	}
-	return v, ok("Vault %s at %s", health.Version, c.Vault.Address)
+	return v, ok("%s%s", what, verifiedBy(c.Vault.Address, found.ca, e.inPod))
+}
+
+// verifiedBy says whose roots verified a server's certificate where that is
+// not plain: without a ca agents take those of their image.
+func verifiedBy(address string, ca []byte, inPod bool) string {
+	switch {
+	case !strings.HasPrefix(address, "https:") || len(ca) > 0:
+		return ""
+	case inPod:
+		return ", verified by the public roots of this image, since the connection has no ca"
+	}
+	return ", verified by the roots of this machine, since the connection has no ca: agents have only the public ones of their image"
+}
+
+// judgeStandby says why a standby did not forward what it was asked.
+func judgeStandby(address, version string, err error) []Result {
+	const remedy = "use the address of the active server, such as that of Service vault-active, or let standbys forward"
+	var response *api.ResponseError
+	switch {
+	case errors.As(err, new(redirected)):
+		return fail(remedy, "%s is a standby of Vault %s that sends others elsewhere, where agents do not follow", address, version)
+	case errors.As(err, &response):
+		return fail(remedy+"; its log says why it could not", "%s is a standby of Vault %s that does not forward: %s (%d)", address, version, strings.Join(response.Errors, "; "), response.StatusCode)
+	}
+	return fail(remedy+"; its log says why it could not", "%s is a standby of Vault %s that does not forward: %v", address, version, rootCause(err))
 }
 
 // dialer makes the transport that the agent would make: the environment has no
@@ -180,14 +209,23 @@ func judgeHealth(address string, h *api.HealthResponse) []Result {
 		return fail("correct the connection's address", "what answers at %s is no Vault", address)
 	case !h.Initialized:
 		return fail("vault operator init", "Vault %s at %s is not initialised", h.Version, address)
+	case h.RemovedFromCluster != nil && *h.RemovedFromCluster:
+		// It is sealed as well.
+		return fail("take it out of the address, or let it join the cluster again", "Vault %s at %s was removed from its cluster", h.Version, address)
 	case h.Sealed:
 		return fail("vault operator unseal, and see why its auto-unseal did not, if it has one", "Vault %s at %s is sealed", h.Version, address)
+	case h.ReplicationDRMode == "secondary":
+		return fail("use the address of the primary cluster, or promote this one", "Vault %s at %s is of a disaster recovery secondary, which serves nobody", h.Version, address)
+	case h.PerformanceStandby && h.HAConnectionHealthy != nil && !*h.HAConnectionHealthy:
+		// It would answer reads by itself, but no login.
+		return fail("see its way to the active server's cluster address", "Vault %s at %s is a performance standby that has lost the active server, so that nobody can log in", h.Version, address)
 	}
 	return nil
 }
 
 // judgeConnection says why a server did not answer.
-func judgeConnection(address string, err error, inPod bool, namespace string) []Result {
+func (e *env) judgeConnection(name string, c *mutate.Connection, err error) []Result {
+	address := c.Vault.Address
 	host := address
 	if u, err := url.Parse(address); err == nil {
 		host = u.Hostname()
@@ -196,24 +234,29 @@ func judgeConnection(address string, err error, inPod bool, namespace string) []
 	var authority x509.UnknownAuthorityError
 	var wrongName x509.HostnameError
 	var invalid x509.CertificateInvalidError
+	var untrusted *tls.CertificateVerificationError
 	var response *api.ResponseError
 	text := err.Error()
 	cause := rootCause(err)
 	switch {
 	case strings.Contains(text, "proxyconnect"):
 		return fail("correct the connection's proxy: is it running, and is there a way to it from here?", "the proxy of %s cannot be reached: %v", address, cause)
-	case errors.As(err, &dns) && !inPod && clusterName(host):
+	case errors.As(err, &dns) && !dns.IsTimeout && !e.inPod && clusterName(host):
 		r := notChecked("%s is a name that only the cluster knows", host)
-		r[0].Remedy = fmt.Sprintf("run the check there: kubectl -n %s exec deploy/%s -- /injector check", namespace, injectorName)
+		r[0].Remedy = fmt.Sprintf("run the check there: kubectl -n %s exec deploy/%s -- /injector check --connection %s", e.InjectorNamespace, injectorName, name)
 		return r
 	case errors.As(err, &dns):
 		return fail("correct the connection's address, or the DNS", "%s cannot be reached: the name %s does not resolve", address, host)
+	case errors.As(err, &authority) && c.Vault.CA == "" && c.CASource == nil:
+		return fail("give the connection a ca, the bundle that issued it", "the certificate of %s is of no public authority, and the connection has no ca: %v", address, authority)
 	case errors.As(err, &authority):
 		return fail("the connection's ca must be the bundle that issued it", "the certificate of %s is not of the connection's CA: %v", address, authority)
 	case errors.As(err, &wrongName):
 		return fail("set the connection's tlsServerName to a name that the certificate has, or use such an address", "the certificate of %s is for others: %v", address, wrongName)
 	case errors.As(err, &invalid):
 		return fail("renew the certificate, and see that clocks agree", "the certificate of %s is not valid: %v", address, invalid)
+	case errors.As(err, &untrusted):
+		return fail("give the connection a ca, the bundle that issued it", "the certificate of %s is not trusted: %v", address, untrusted.Err)
 	case strings.Contains(text, "server gave HTTP response to HTTPS client"):
 		return fail("begin the connection's address with http://, or turn on TLS", "%s does not speak TLS", address)
 	case strings.Contains(text, "HTTP request to an HTTPS server"):

@@ -95,11 +95,13 @@ func TestConnection(t *testing.T) {
 	}
 	good := serve(t, health(healthy, 200), ca, "vault.example")
 	plain := serve(t, health(healthy, 200), nil)
-	standby := func(status int) string {
-		a := health(strings.Replace(healthy, `"standby":false`, `"standby":true`, 1), 299)
+	isStandby := strings.Replace(healthy, `"standby":false`, `"standby":true`, 1)
+	with := func(body, more string) string { return strings.TrimSuffix(body, "}") + "," + more + "}" }
+	standby := func(status int, body string) string {
+		a := health(isStandby, 299)
 		a["GET /v1/sys/internal/ui/mounts"] = func(w http.ResponseWriter, r *http.Request) {
 			w.Header().Set("Location", "http://127.0.0.1:1/v1/sys/internal/ui/mounts")
-			says(status, `{"data":{}}`)(w, r)
+			says(status, body)(w, r)
 		}
 		return serve(t, a, nil)
 	}
@@ -112,7 +114,7 @@ func TestConnection(t *testing.T) {
 	}{
 		{"good", connection(good, ca, serverName("vault.example")), "ok    : Vault 1.21.0 at " + good},
 		{"wrong CA", connection(good, other, serverName("vault.example")), "FAIL  : the certificate of " + good + " is not of the connection's CA: x509: certificate signed by unknown authority"},
-		{"system's CA", connection(good, nil, serverName("vault.example")), "FAIL  : the certificate of " + good + " is not of the connection's CA"},
+		{"system's CA", connection(good, nil, serverName("vault.example")), "FAIL  : the certificate of " + good + " is of no public authority, and the connection has no ca: x509: certificate signed by unknown authority (give the connection a ca"},
 		{"wrong name", connection(good, ca, serverName("other.example")), "FAIL  : the certificate of " + good + " is for others: x509: certificate is valid for vault.example, not other.example (set the connection's tlsServerName"},
 		{"expired", connection(serve(t, answers{}, newAuthority(t, "old", until(time.Now().Add(-time.Hour))), "x"), nil), "FAIL  : the certificate of "},
 		{"refused", connection(closed.URL, nil), "FAIL  : " + closed.URL + " does not listen: dial tcp 127.0.0.1:" + closed.URL[strings.LastIndex(closed.URL, ":")+1:] + ": connect: connection refused (is Vault running"},
@@ -122,19 +124,54 @@ func TestConnection(t *testing.T) {
 		{"no Vault", connection(serve(t, health("<html>", 200), nil), nil), "FAIL  : what answers at http://127.0.0.1:"},
 		{"no Vault either", connection(serve(t, health(`{"status":"up"}`, 200), nil), nil), "FAIL  : what answers at http://127.0.0.1:"},
 		{"nor this", connection(serve(t, health(`nope`, 404), nil), nil), "FAIL  : what answers at http://127.0.0.1:"},
-		{"standby", connection(standby(200), nil), "ok    : Vault 1.21.0 at http://127.0.0.1:"},
-		{"standby that redirects", connection(standby(307), nil), "FAIL  : http://127.0.0.1:"},
+		{"standby", connection(standby(200, `{"data":{}}`), nil), "ok    : Vault 1.21.0 at http://127.0.0.1:"},
+		{"standby that redirects", connection(standby(307, ""), nil), "FAIL  : http://127.0.0.1:"},
+		{"standby that cannot forward", connection(standby(500, `{"errors":["internal error"]}`), nil), "FAIL  : http://127.0.0.1:"},
+		{"standby behind something", connection(standby(403, `<html>`), nil), "FAIL  : http://127.0.0.1:"},
 	} {
 		e := &env{Options: Options{InjectorNamespace: "latchkey"}}
-		_, got := e.checkConnection(t.Context(), c.connection)
+		_, got := e.checkConnection(t.Context(), "default", c.connection)
 		want(t, c.name, got, c.want)
 	}
+	_, got := (&env{}).checkConnection(t.Context(), "default", connection(standby(500, `{"errors":["no active server"]}`), nil))
+	want(t, "says why", got, "FAIL ", "is a standby of Vault 1.21.0 that does not forward: no active server (500) (use the address of the active server")
 	for name, parts := range map[string][2]string{
-		strings.Replace(healthy, `"sealed":false`, `"sealed":true`, 1):           {" is sealed", "vault operator unseal"},
-		strings.Replace(healthy, `"initialized":true`, `"initialized":false`, 1): {" is not initialised", "vault operator init"},
+		with(healthy, `"replication_dr_mode":"secondary"`):                                                    {" is of a disaster recovery secondary", "the primary cluster"},
+		with(strings.Replace(isStandby, `"sealed":false`, `"sealed":true`, 1), `"removed_from_cluster":true`): {" was removed from its cluster", "join"},
+		with(isStandby, `"performance_standby":true,"ha_connection_healthy":false`):                           {" has lost the active server", "cluster address"},
+		strings.Replace(healthy, `"sealed":false`, `"sealed":true`, 1):                                        {" is sealed", "vault operator unseal"},
+		strings.Replace(healthy, `"initialized":true`, `"initialized":false`, 1):                              {" is not initialised", "vault operator init"},
 	} {
-		_, got := (&env{}).checkConnection(t.Context(), connection(serve(t, health(name, 299), nil), nil))
+		_, got := (&env{}).checkConnection(t.Context(), "default", connection(serve(t, health(name, 299), nil), nil))
 		want(t, name, got, "FAIL ", parts[0], parts[1])
+	}
+}
+
+// What is in order for agents of every kind stays so.
+func TestHealthyServers(t *testing.T) {
+	for _, more := range []string{`"replication_dr_mode":"disabled"`, `"replication_dr_mode":"primary","removed_from_cluster":false`, `"standby":true,"performance_standby":true,"ha_connection_healthy":true`} {
+		a := answers{"GET /v1/sys/health": says(200, strings.TrimSuffix(healthy, "}")+","+more+"}")}
+		_, got := (&env{}).checkConnection(t.Context(), "default", connection(serve(t, a, nil), nil))
+		want(t, more, got, "ok ")
+	}
+}
+
+// Without a ca it is told whose roots counted: agents may have others.
+func TestVerifiedBy(t *testing.T) {
+	for _, c := range []struct {
+		address string
+		ca      string
+		inPod   bool
+		want    string
+	}{
+		{"https://vault.example", "", false, ", verified by the roots of this machine, since the connection has no ca: agents have only the public ones of their image"},
+		{"https://vault.example", "", true, ", verified by the public roots of this image, since the connection has no ca"},
+		{"https://vault.example", "pem", false, ""},
+		{"http://vault.example", "", false, ""},
+	} {
+		if got := verifiedBy(c.address, []byte(c.ca), c.inPod); got != c.want {
+			t.Errorf("%+v: %q", c, got)
+		}
 	}
 }
 
@@ -146,7 +183,7 @@ func TestJudgeConnection(t *testing.T) {
 		inPod   bool
 		want    string
 	}{
-		{"https://vault.vault.svc:8200", unknown, false, "-     : not checked: vault.vault.svc is a name that only the cluster knows (run the check there: kubectl -n keys exec deploy/latchkey-injector -- /injector check)"},
+		{"https://vault.vault.svc:8200", unknown, false, "-     : not checked: vault.vault.svc is a name that only the cluster knows (run the check there: kubectl -n keys exec deploy/latchkey-injector -- /injector check --connection default)"},
 		{"https://vault.vault.svc.cluster.local:8200", unknown, false, "- "},
 		{"https://vault:8200", unknown, false, "- "},
 		{"https://vault.vault.svc:8200", unknown, true, "FAIL  : https://vault.vault.svc:8200 cannot be reached: the name vault.vault.svc does not resolve"},
@@ -154,7 +191,8 @@ func TestJudgeConnection(t *testing.T) {
 		{"https://10.0.0.1:8200", &url.Error{Op: "Get", URL: "u", Err: &net.OpError{Op: "dial", Net: "tcp", Err: os.ErrDeadlineExceeded}}, true, "FAIL  : https://10.0.0.1:8200 does not answer in time"},
 		{"https://10.0.0.1:8200", &url.Error{Op: "Get", URL: "u", Err: errors.New("EOF")}, true, "FAIL  : https://10.0.0.1:8200 cannot be reached: EOF"},
 	} {
-		want(t, c.address, judgeConnection(c.address, c.err, c.inPod, "keys"), c.want)
+		e := &env{inPod: c.inPod, Options: Options{InjectorNamespace: "keys"}}
+		want(t, c.address, e.judgeConnection("default", connection(c.address, nil), c.err), c.want)
 	}
 }
 
