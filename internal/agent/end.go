@@ -115,8 +115,8 @@ func (a *Agent) revoke() (err error) {
 	return errors.Join(err, a.session.revoke(ctx))
 }
 
-// leave revokes the token of a start that came to nothing, where a lease hangs
-// on it that nobody will ever use. Otherwise the next start uses it.
+// leave revokes the token of a start that came to nothing, where something hangs
+// on it that nobody will ever use: a lease, or a token that a write made. Otherwise the next start uses it.
 func (a *Agent) leave() {
 	if a.session == nil || !a.refused.any() {
 		return

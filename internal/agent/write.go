@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"strings"
@@ -43,7 +44,8 @@ func (a *Agent) writeKey(q render.Request) (string, error) {
 // else writes.
 func (r *round) write(q render.Request, key string) (*render.Secret, time.Time, error) {
 	a := r.agent
-	if was := a.issuedBefore(key); was != nil && (was.Again.IsZero() || time.Now().Before(was.Again)) {
+	was := a.issuedBefore(key)
+	if was != nil && (was.Again.IsZero() || time.Now().Before(was.Again)) {
 		return was.secret(), was.Again, nil
 	}
 	p := strings.Trim(q.Path, "/")
@@ -63,16 +65,20 @@ func (r *round) write(q render.Request, key string) (*render.Secret, time.Time, 
 			p.Text += fmt.Sprintf(" (a policy of role %q must allow update on it)", a.config.Vault.Auth.Role)
 		}
 		p.Missing = p.status == http.StatusNotFound
+		if errors.Is(err, errTooLong) {
+			return nil, time.Time{}, r.unusable(key, p.Text, was != nil)
+		}
 		return nil, time.Time{}, p
 	case e.status == http.StatusNotFound: // with data, which the library takes for success
 		return nil, time.Time{}, &Problem{Act: true, Missing: true, Text: doing + ": answered 404"}
-	case s != nil && s.WrapInfo != nil:
-		return nil, time.Time{}, &Problem{Text: doing + ": answered with a wrapped secret that nobody asked for"}
 	case s != nil && s.LeaseID != "":
 		return nil, time.Time{}, r.refuse(doing, key, s.LeaseID)
+	case s != nil && s.WrapInfo != nil:
+		return nil, time.Time{}, r.unusable(key, doing+": answered with a wrapped secret"+wantData, was != nil)
+	case s != nil && s.Auth != nil:
+		return nil, time.Time{}, r.unusable(key, doing+": answered with a token"+wantData, was != nil)
 	case s == nil || len(s.Data) == 0:
-		// Not passing: each further try may make something more.
-		return nil, time.Time{}, &Problem{Act: true, Text: fmt.Sprintf("%s: answered %d without data (a path that answers a write with something)", doing, e.status)}
+		return nil, time.Time{}, r.unusable(key, fmt.Sprintf("%s: answered %d without data%s", doing, e.status, wantData), was != nil)
 	}
 	now := &issued{LeaseDuration: s.LeaseDuration, Data: s.Data, Warnings: s.Warnings}
 	now.Again = a.writeAgain(key, s)
@@ -139,7 +145,8 @@ func lifeOf(s *api.Secret) time.Duration {
 	return grant(&api.SecretAuth{LeaseDuration: s.LeaseDuration})
 }
 
-// refusals remember what came with a lease, so that no second one is made.
+// refusals remember what came with a lease, and writes that brought nothing to
+// publish, so that no second one is made.
 type refusals struct {
 	mu   sync.Mutex
 	seen map[string]*Problem
@@ -151,23 +158,39 @@ func (r *refusals) at(key string) *Problem {
 	return r.seen[key]
 }
 
+func (r *refusals) add(key string, p *Problem) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.seen == nil {
+		r.seen = make(map[string]*Problem)
+	}
+	r.seen[key] = p
+}
+
 func (r *refusals) any() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return len(r.seen) > 0
 }
 
+const wantData = " (a path whose answer has data)"
+
+// unusable is a write that was done and brought nothing to publish. It may have
+// made something all the same, such as a token below the agent's own, so it is
+// not repeated; but a path that has answered with data before will again.
+func (r *round) unusable(key, text string, before bool) *Problem {
+	p := &Problem{Act: true, Text: text}
+	if !before {
+		r.agent.refused.add(key, p)
+	}
+	return p
+}
+
 // refuse remembers that an answer came with a lease, and revokes it: nobody
 // will use it.
 func (r *round) refuse(doing, key, lease string) *Problem {
 	problem := &Problem{Act: true, Text: doing + ": the answer has a lease, which this release cannot keep alive (use a secret of a KV engine)"}
-	refused := &r.agent.refused
-	refused.mu.Lock()
-	if refused.seen == nil {
-		refused.seen = make(map[string]*Problem)
-	}
-	refused.seen[key] = problem
-	refused.mu.Unlock()
+	r.agent.refused.add(key, problem)
 	e := &exchange{}
 	if _, err := r.session.secrets.Logical().WriteWithContext(watch(r.ctx, e), "sys/leases/revoke", map[string]any{"lease_id": lease}); err != nil {
 		// Vault's default policy does not allow it.

@@ -119,9 +119,7 @@ func TestWriteProblems(t *testing.T) {
 	}{
 		"denied":     {says(403, nil, `{"errors":["permission denied"]}`), `writing "pki/issue/app": permission denied (403) (a policy of role "payments" must allow update on it)`},
 		"bad":        {says(400, nil, `{"errors":["unknown role: app"]}`), `writing "pki/issue/app": unknown role: app (400)`},
-		"no data":    {says(204, nil, ``), `writing "pki/issue/app": answered 204 without data`},
 		"redirected": {says(307, nil, ``), `answered 307 Temporary Redirect, which is not followed`},
-		"wrapped":    {says(200, nil, `{"wrap_info":{"token":"t","ttl":60}}`), `answered with a wrapped secret`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -165,5 +163,65 @@ func TestWriteWithLease(t *testing.T) {
 		if len(p.vault.revoked) != 1 || p.vault.revoked[0] != "pki/issue/app/x" {
 			t.Errorf("revoked %q", p.vault.revoked)
 		}
+	})
+}
+
+// A write whose answer cannot be published is not repeated, since each one may
+// make something, and what hangs on the token goes with it.
+func TestWriteWithoutUse(t *testing.T) {
+	for name, c := range map[string]struct {
+		fault func(http.ResponseWriter, *http.Request) bool
+		want  string
+	}{
+		"token":   {says(200, nil, `{"auth":{"client_token":"hvs.child","lease_duration":2764800}}`), "answered with a token (a path whose answer has data)"},
+		"both":    {says(200, nil, `{"auth":{"client_token":"hvs.child"},"data":{"a":"b"}}`), "answered with a token (a path whose answer has data)"},
+		"wrapped": {says(200, nil, `{"wrap_info":{"token":"t","ttl":60}}`), "answered with a wrapped secret (a path whose answer has data)"},
+		"204":     {says(204, nil, ``), "answered 204 without data (a path whose answer has data)"},
+		"no data": {says(200, nil, `{"data":{}}`), "answered 200 without data (a path whose answer has data)"},
+		"endless": {says(200, nil, `{"data":"`+strings.Repeat("x", maxAnswer)+`"}`), "the answer is longer than 16 MiB"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := newPod(t, certificate("tls"), env("db.env", "kv/app"))
+				p.vault.fault = func(w http.ResponseWriter, r *http.Request) bool {
+					return strings.HasPrefix(r.URL.Path, "/v1/pki/") && c.fault(w, r)
+				}
+				err := <-p.start().result
+				if err == nil || !strings.Contains(err.Error(), `path "tls": writing "pki/issue/app": `+c.want) {
+					t.Errorf("got %v", err)
+				}
+				if n := count(p.vault.taken(), callIssue); n != 1 {
+					t.Errorf("written %d times", n)
+				}
+				if p.vault.good() != 0 || p.kept("token.json") {
+					t.Error("the token is left, and what hangs on it")
+				}
+			})
+		})
+	}
+}
+
+// A path that has answered with data before is written again.
+func TestWriteWithoutUseOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPod(t, certificate("tls"))
+		p.issues(24 * time.Hour)
+		c := p.start()
+		after(14 * time.Hour)
+		p.vault.set(func() {
+			p.vault.fault = func(w http.ResponseWriter, r *http.Request) bool {
+				return strings.HasPrefix(r.URL.Path, "/v1/pki/") && says(204, nil, ``)(w, r)
+			}
+		})
+		after(3 * time.Hour)
+		if n := count(p.vault.taken(), callIssue); n < 2 || n > 40 {
+			t.Errorf("written %d times", n)
+		}
+		p.vault.set(func() { p.vault.fault = nil })
+		after(6 * time.Minute)
+		if got := p.file("tls/tls.crt"); !strings.HasPrefix(got, "cert 2 ") {
+			t.Errorf("got %q", got)
+		}
+		c.terminate()
 	})
 }
