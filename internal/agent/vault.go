@@ -72,6 +72,7 @@ type strict struct{ next http.RoundTripper }
 type exchange struct {
 	status     int
 	retryAfter time.Duration
+	date       time.Time // by the server's clock; zero where it does not say
 	keepBody   bool
 	body       sealed.Value[[]byte]
 	hide       sealed.Value[string] // the credential that the call carries
@@ -134,6 +135,7 @@ func (s strict) RoundTrip(r *http.Request) (*http.Response, error) {
 	resp.Body = io.NopCloser(bytes.NewReader(body))
 	e.status = resp.StatusCode
 	e.retryAfter = retryAfter(resp.Header.Get("Retry-After"))
+	e.date, _ = http.ParseTime(resp.Header.Get("Date"))
 	if e.status == http.StatusNotFound && !isVaults(body) {
 		return nil, errNotVault
 	}

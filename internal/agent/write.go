@@ -81,7 +81,7 @@ func (r *round) write(q render.Request, key string) (*render.Secret, time.Time, 
 		return nil, time.Time{}, r.unusable(key, fmt.Sprintf("%s: answered %d without data%s", doing, e.status, wantData), was != nil)
 	}
 	now := &issued{LeaseDuration: s.LeaseDuration, Data: s.Data, Warnings: s.Warnings}
-	now.Again = a.writeAgain(key, s)
+	now.Again = a.writeAgain(key, doing, s, e.date)
 	data, err := json.Marshal(now)
 	if err == nil {
 		err = a.volume.WritePrivate(key, data)
@@ -113,36 +113,48 @@ func (a *Agent) issuedBefore(key string) *issued {
 
 // writeAgain says when to write again: at the shortest interval that an entry
 // with this write states, and at two thirds of the life that the answer states.
-func (a *Agent) writeAgain(key string, s *api.Secret) (at time.Time) {
+// Where that is over already, at the interval of other secrets: another answer
+// may be no better.
+func (a *Agent) writeAgain(key, doing string, s *api.Secret, date time.Time) (at time.Time) {
 	sooner := func(after time.Duration) {
 		if t := time.Now().Add(max(after, config.MinRefresh)); at.IsZero() || t.Before(at) {
 			at = t
 		}
 	}
+	life, ends := lifeOf(s, date)
+	over := ends && life <= 0
+	if over {
+		a.log.Warn(doing + ": the answer states an end that is over; it is published all the same, and asked for again later")
+	}
 	for _, e := range a.entries {
 		f := e.file
-		if f.Data == nil || f.Refresh == 0 {
+		if f.Data == nil || f.Refresh == 0 && !over {
 			continue
 		}
 		if k, err := a.writeKey(render.Request{Path: f.Secret, Data: f.Data}); err == nil && k == key {
-			sooner(spread(time.Duration(f.Refresh)))
+			sooner(spread(e.interval(a)))
 		}
 	}
-	if life := lifeOf(s); life > 0 {
+	if life > 0 {
 		sooner(life*2/3 - jitter(life/10))
 	}
 	return at
 }
 
-// lifeOf is how long an answer without a lease says that it is good for, or 0:
-// PKI's answers hold their certificate's end in seconds of Unix time.
-func lifeOf(s *api.Secret) time.Duration {
+// lifeOf is how long an answer without a lease says that it is good for, and
+// whether it says: PKI's answers hold their certificate's end in seconds of Unix
+// time, by the clock of the server that gave the answer its date.
+func lifeOf(s *api.Secret, date time.Time) (life time.Duration, ends bool) {
 	if n, ok := s.Data["expiration"].(json.Number); ok {
 		if end, err := n.Int64(); err == nil && end > 0 {
-			return min(max(time.Until(time.Unix(end, 0)), time.Second), never)
+			if date.IsZero() {
+				date = time.Now()
+			}
+			return min(time.Unix(end, 0).Sub(date), never), true
 		}
 	}
-	return grant(&api.SecretAuth{LeaseDuration: s.LeaseDuration})
+	life = grant(&api.SecretAuth{LeaseDuration: s.LeaseDuration})
+	return life, life > 0
 }
 
 // refusals remember what came with a lease, and writes that brought nothing to

@@ -225,3 +225,52 @@ func TestWriteWithoutUseOnce(t *testing.T) {
 		c.terminate()
 	})
 }
+
+// When a certificate is renewed depends on the life that it was given, not on
+// the node's clock.
+func TestWriteWithClocksApart(t *testing.T) {
+	for name, c := range map[string]struct {
+		date, end   time.Duration // from the node's clock
+		silent      bool          // the answer has no date
+		least, most int           // issued in 16 hours
+	}{
+		"together":         {0, 24 * time.Hour, false, 1, 1},
+		"node is ahead":    {-25 * time.Hour, -time.Hour, false, 1, 1},
+		"node is behind":   {25 * time.Hour, 49 * time.Hour, false, 1, 1},
+		"over":             {0, -time.Minute, false, 150, 250}, // at each interval of five minutes
+		"over, no date":    {0, -time.Minute, true, 150, 250},
+		"without any date": {0, 24 * time.Hour, true, 1, 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := newPod(t, certificate("tls"))
+				p.conf.Notify = notifyApp[:1]
+				p.issues(time.Hour)
+				issue := p.vault.writes["pki/issue/app"]
+				p.vault.writes["pki/issue/app"] = func(data map[string]any) map[string]any {
+					made := issue(data)
+					made["data"].(map[string]any)["expiration"] = time.Now().Add(c.end).Unix()
+					return made
+				}
+				p.vault.fault = func(w http.ResponseWriter, _ *http.Request) bool {
+					if !c.silent {
+						w.Header().Set("Date", time.Now().Add(c.date).UTC().Format(http.TimeFormat))
+					}
+					return false
+				}
+				run := p.start()
+				after(time.Second)
+				p.wantReady()
+				p.vault.taken()
+				after(16*time.Hour + 30*time.Minute)
+				if n := count(p.vault.taken(), callIssue); n < c.least || n > c.most {
+					t.Errorf("issued %d times more, want %d to %d", n, c.least, c.most)
+				}
+				if warned := strings.Contains(p.logs.String(), "an end that is over"); warned != (c.end < 0 && c.date == 0) {
+					t.Errorf("warned: %v", warned)
+				}
+				run.terminate()
+			})
+		})
+	}
+}
