@@ -17,7 +17,7 @@ func checkCluster(ctx context.Context, args []string, std streams) error {
 	fs.StringVar(&o.Role, "role", "", "`ROLE` to log in with (default: that of the connection's template)")
 	fs.StringVar(&o.ConfigFile, "config", "", "the operator's configuration, a YAML `FILE` (default: that of the injector in the cluster)")
 	fs.StringVar(&o.Connection, "connection", "", "the `NAME` of the only connection to check (default: all)")
-	fs.StringVar(&o.InjectorNamespace, "injector-namespace", "latchkey", "`NAMESPACE` of the injector")
+	fs.StringVar(&o.InjectorNamespace, "injector-namespace", "", "`NAMESPACE` of the injector (default: in its pod its own, else latchkey)")
 	fs.DurationVar(&o.Timeout, "timeout", 30*time.Second, "`DURATION` of all checks together")
 	if err := parseFlags(fs, args); err != nil {
 		return err

@@ -21,7 +21,7 @@ func webhookCall(ctx context.Context, e *env) []Result {
 	start := time.Now()
 	got, err := e.kube.CoreV1().Pods(namespace).Create(ctx, e.probe(), metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
 	if err != nil {
-		return judgeCall(err, namespace)
+		return judgeCall(err, namespace, e.InjectorNamespace)
 	}
 	if !hasAgent(got) {
 		return fail("does the webhook configuration's namespaceSelector leave the namespace out? The injector's own is never injected",
@@ -76,7 +76,7 @@ const (
 
 // judgeCall says why the API server did not make the pod. The texts are those
 // of k8s.io/apiserver's webhook client, and of net/http and crypto/tls in it.
-func judgeCall(err error, namespace string) []Result {
+func judgeCall(err error, namespace, injectors string) []Result {
 	text := err.Error()
 	has := func(parts ...string) bool {
 		return slices.ContainsFunc(parts, func(part string) bool { return strings.Contains(text, part) })
@@ -91,7 +91,7 @@ func judgeCall(err error, namespace string) []Result {
 	_, cause, _ := strings.Cut(text, ourFailure+": ")
 	cause = calledURL.ReplaceAllString(cause, "")
 	cause = strings.TrimPrefix(cause, "failed to call webhook: ")
-	return fail(callRemedy(cause), "annotated pods are refused, since the API server cannot call the injector: %s", cause)
+	return fail(callRemedy(cause, injectors), "annotated pods are refused, since the API server cannot call the injector: %s", cause)
 }
 
 // calledURL is what net/http says first of a failed request.
@@ -99,21 +99,21 @@ var calledURL = regexp.MustCompile(`(Post|Get) "[^"]*": `)
 
 const staleBundle = "caBundle in the webhook configuration is not the CA of the certificate that the injector serves: "
 
-// callRemedy knows what the causes of a failed call mean. The first that fits
-// counts: a handshake can be cut off by a timeout.
-func callRemedy(cause string) string {
+// callRemedy knows what the causes of a failed call mean for an injector in
+// namespace. The first that fits counts: a handshake can be cut off by a timeout.
+func callRemedy(cause, namespace string) string {
 	for _, known := range []struct {
 		parts  []string
 		remedy string
 	}{
-		{[]string{"no endpoints available"}, "no injector is ready: see the pods in its namespace"},
+		{[]string{"no endpoints available"}, "no injector is ready: kubectl -n " + namespace + " describe deployment,pods"},
 		{[]string{"service \"" + injectorName + "\" not found"}, "install the chart again: the Service that the webhook configuration names is gone"},
 		{[]string{"unknown authority", "certificate is not trusted", "failed to verify certificate: x509: invalid signature"},
 			staleBundle + "with files give the chart the new certs.caBundle, with cert-manager look at cainjector, and where the injector manages its own look at its log"},
 		{[]string{"unable to load root certificates", "unable to parse bytes as PEM"}, staleBundle + "it holds no PEM"},
 		{[]string{"certificate has expired"}, "renew the injector's certificate, and see that clocks agree"},
 		{[]string{"certificate is valid for", "not valid for any names", "doesn't contain any IP SANs", "relies on legacy Common Name"},
-			"issue the certificate for " + injectorName + ".NAMESPACE.svc, with the injector's namespace"},
+			"issue the certificate for " + injectorName + "." + namespace + ".svc"},
 		{[]string{"connection refused"}, "the injector does not listen: is it starting, or does the Service's targetPort differ from its --listen?"},
 		{[]string{"no route to host", "network is unreachable"}, "the API server has no way to the pods: see the network plugin, and on a control plane outside the cluster its tunnel"},
 		{[]string{"context deadline exceeded", "Client.Timeout", "i/o timeout", "request canceled", "TLS handshake timeout"},
@@ -127,7 +127,7 @@ func callRemedy(cause string) string {
 			return known.remedy
 		}
 	}
-	return "see the injector's log"
+	return "kubectl -n " + namespace + " logs deploy/" + injectorName
 }
 
 // judgeRefusal is about a pod that was refused by others: that says nothing of

@@ -31,7 +31,7 @@ func TestJudgeCall(t *testing.T) {
 		parts  []string
 	}{
 		{"no endpoints", called(`no endpoints available for service "latchkey-injector"`), "FAIL  : annotated pods are refused",
-			[]string{`: no endpoints available for service "latchkey-injector" (no injector is ready`}},
+			[]string{`: no endpoints available for service "latchkey-injector" (no injector is ready: kubectl -n keys describe deployment,pods)`}},
 		{"no Service", called(`service "latchkey-injector" not found`), "FAIL ", []string{"the Service that the webhook configuration names is gone"}},
 		{"refused", called("dial tcp 10.96.7.7:443: connect: connection refused"), "FAIL ", []string{": dial tcp 10.96.7.7:443: connect: connection refused (the injector does not listen"}},
 		{"dropped", called("context deadline exceeded"), "FAIL ", []string{"something drops the API server's packets", "8443", "GKE", "EKS"}},
@@ -43,11 +43,11 @@ func TestJudgeCall(t *testing.T) {
 		{"broken caBundle", apierrors.NewInternalError(errors.New(`failed calling webhook "injector.latchkey.dev": could not get REST client: unable to load root certificates: unable to parse bytes as PEM block`)), "FAIL ",
 			[]string{"(caBundle in the webhook configuration is not the CA", "it holds no PEM"}},
 		{"expired", called("tls: failed to verify certificate: x509: certificate has expired or is not yet valid: current time 2026-11-22T01:00:00Z is after 2026-11-21T01:00:00Z"), "FAIL ", []string{"renew the injector's certificate"}},
-		{"wrong name", called("tls: failed to verify certificate: x509: certificate is valid for other.svc, not latchkey-injector.latchkey.svc"), "FAIL ", []string{"issue the certificate for latchkey-injector.NAMESPACE.svc"}},
+		{"wrong name", called("tls: failed to verify certificate: x509: certificate is valid for other.svc, not latchkey-injector.latchkey.svc"), "FAIL ", []string{"(issue the certificate for latchkey-injector.keys.svc)"}},
 		{"no names", called("tls: failed to verify certificate: x509: certificate is not valid for any names, but wanted to match latchkey-injector.latchkey.svc"), "FAIL ", []string{"issue the certificate for"}},
 		{"other path", called("the server could not find the requested resource"), "FAIL ", []string{"something else answers at that path"}},
 		{"restart", called("EOF"), "FAIL ", []string{"is the injector restarting"}},
-		{"unknown", called("something new"), "FAIL ", []string{": something new (see the injector's log)"}},
+		{"unknown", called("something new"), "FAIL ", []string{": something new (kubectl -n keys logs deploy/latchkey-injector)"}},
 		{"our denial", refused(`admission webhook "injector.latchkey.dev" denied the request: latchkey.dev/connection: "default" is not allowed in namespace "shop" (other)`),
 			`FAIL  : the API server reaches the injector, which refuses pods of namespace shop: latchkey.dev/connection: "default" is not allowed`, []string{"--connection names another"}},
 		{"quota", refused("exceeded quota: compute, requested: limits.cpu=10m, used: limits.cpu=1, limited: limits.cpu=1"),
@@ -63,7 +63,7 @@ func TestJudgeCall(t *testing.T) {
 		{"time", errors.New("context deadline exceeded"), "FAIL  : the API server could not create pods in namespace shop in a dry run: context deadline exceeded (is the API server well", nil},
 		{"invalid", apierrors.NewInvalid(schema.GroupKind{Kind: "Pod"}, "latchkey-check-abcde", nil), "FAIL  : an annotated pod of namespace shop would be refused: ", []string{"other webhooks change pods"}},
 	} {
-		got := judgeCall(c.err, "shop")
+		got := judgeCall(c.err, "shop", "keys")
 		want(t, c.name, got, c.begins, c.parts...)
 		if strings.Contains(lines(got), "?timeout=") {
 			t.Errorf("%s: quotes the URL: %s", c.name, lines(got))

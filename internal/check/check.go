@@ -37,6 +37,9 @@ const (
 // configuration, which it may read without asking the API server.
 const mountedConfig = "/etc/latchkey/config/config.yaml"
 
+// usualNamespace is where the documentation has the chart installed.
+const usualNamespace = "latchkey"
+
 // Options say what to look at.
 type Options struct {
 	// Kubeconfig and Context are as kubectl's flags of these names. Where they
@@ -52,7 +55,8 @@ type Options struct {
 	Role string
 	// Connection to check; empty is all of them.
 	Connection string
-	// InjectorNamespace is where the chart is installed.
+	// InjectorNamespace is where the chart is installed. Empty is the injector's
+	// own in its pod, and latchkey elsewhere.
 	InjectorNamespace string
 	// Timeout bounds all checks together.
 	Timeout time.Duration
@@ -137,6 +141,9 @@ type env struct {
 func Run(ctx context.Context, o Options, w io.Writer) error {
 	ctx, cancel := context.WithTimeout(ctx, o.Timeout)
 	defer cancel()
+	if o.InjectorNamespace == "" {
+		o.InjectorNamespace = ownNamespace()
+	}
 	e := &env{Options: o, inPod: inPod(), vaults: make(map[string]*vault)}
 	return run(ctx, checks, e, w)
 }

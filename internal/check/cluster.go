@@ -22,6 +22,15 @@ const oldest = "1.29.0"
 // in every container.
 func inPod() bool { return os.Getenv("KUBERNETES_SERVICE_HOST") != "" }
 
+// ownNamespace is the injector's where this runs in its pod: the chart sets the
+// variable there. Another pod's own namespace would say nothing of the injector.
+func ownNamespace() string {
+	if inPod() {
+		return or(os.Getenv("POD_NAMESPACE"), usualNamespace)
+	}
+	return usualNamespace
+}
+
 func apiServer(ctx context.Context, e *env) []Result {
 	config, err := e.restConfig()
 	switch {

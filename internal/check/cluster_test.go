@@ -45,6 +45,31 @@ func TestAPIServerVersion(t *testing.T) {
 	}
 }
 
+// The injector's own pod knows its namespace, and nobody else does.
+func TestInjectorNamespace(t *testing.T) {
+	for _, c := range []struct{ host, pod, want string }{
+		{"10.0.0.1", "keys", "keys"},
+		{"10.0.0.1", "", "latchkey"},
+		{"", "keys", "latchkey"},
+	} {
+		t.Setenv("KUBERNETES_SERVICE_HOST", c.host)
+		t.Setenv("POD_NAMESPACE", c.pod)
+		var out bytes.Buffer
+		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.URL.Path == "/version" {
+				says(200, `{"gitVersion":"v1.36.3"}`)(w, r)
+				return
+			}
+			says(403, `{"kind":"Status","apiVersion":"v1","status":"Failure","reason":"Forbidden","code":403}`)(w, r)
+		}))
+		defer server.Close()
+		_ = Run(t.Context(), Options{Kubeconfig: kubeconfig(t, server.URL, nil), Timeout: time.Minute}, &out)
+		if !strings.Contains(out.String(), "you may not list endpointslices in namespace "+c.want+"\n") {
+			t.Errorf("%+v:\n%s", c, out.String())
+		}
+	}
+}
+
 // Who may not ask for the version may be allowed all else.
 func TestAPIServerHidesItsVersion(t *testing.T) {
 	kube := fake.NewClientset()
@@ -74,18 +99,21 @@ func TestUnread(t *testing.T) {
 	}
 }
 
-// An API server that stops to answer after its version is not well.
-func TestAPIServerStopsToAnswer(t *testing.T) {
+// An API server that stops answering after its version is not well.
+func TestAPIServerStopsAnswering(t *testing.T) {
+	ctx, timeIsOver := context.WithCancel(t.Context())
+	defer timeIsOver()
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/version" {
 			says(200, `{"gitVersion":"v1.36.3"}`)(w, r)
 			return
 		}
+		timeIsOver()
 		<-r.Context().Done()
 	}))
 	defer server.Close()
 	var out bytes.Buffer
-	err := Run(t.Context(), Options{Kubeconfig: kubeconfig(t, server.URL, nil), InjectorNamespace: "latchkey", Timeout: 200 * time.Millisecond}, &out)
+	err := Run(ctx, Options{Kubeconfig: kubeconfig(t, server.URL, nil), InjectorNamespace: "latchkey", Timeout: time.Minute}, &out)
 	if err == nil || !strings.Contains(out.String(), "\nFAIL  webhook configuration: the API server could not get mutatingwebhookconfigurations latchkey-injector: ") {
 		t.Errorf("error %v after\n%s", err, out.String())
 	}
