@@ -8,7 +8,10 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"strings"
+	"sync"
+	"syscall"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -21,16 +24,21 @@ import (
 func servingCertificate(ctx context.Context, e *env) []Result {
 	name := injectorName + "." + e.InjectorNamespace + ".svc"
 	if e.inPod && len(e.addresses) > 0 {
-		var results []Result
-		for _, address := range e.addresses {
-			chain, err := servedAt(ctx, address, name)
-			if err != nil {
-				results = append(results, notChecked("connecting to the replica at %s: %v", address, rootCause(err))...)
-				continue
-			}
-			results = append(results, e.judgeServing(chain, "the replica at "+address+" serves a certificate", name)...)
+		// All at once, since those that do not answer take their time.
+		results := make([][]Result, len(e.addresses))
+		var wait sync.WaitGroup
+		for i, address := range e.addresses {
+			wait.Go(func() {
+				chain, err := servedAt(ctx, address, name)
+				if err != nil {
+					results[i] = judgeReplica(ctx, address, err)
+					return
+				}
+				results[i] = e.judgeServing(chain, "the replica at "+address+" serves a certificate", name)
+			})
 		}
-		return results
+		wait.Wait()
+		return slices.Concat(results...)
 	}
 	secret, isCA := certificateSecret(e.replicas)
 	if secret == "" && e.replicasErr != nil {
@@ -51,17 +59,36 @@ func servingCertificate(ctx context.Context, e *env) []Result {
 	if err != nil {
 		return fail("put the certificate there", "%s: %s: %v", where, corev1.TLSCertKey, err)
 	}
+	if _, err := tls.X509KeyPair(found.Data[corev1.TLSCertKey], found.Data[corev1.TLSPrivateKeyKey]); err != nil {
+		return fail("put the key there that belongs to the certificate", "%s: %s and %s: %v", where, corev1.TLSCertKey, corev1.TLSPrivateKeyKey, err)
+	}
 	if isCA {
 		return e.judgeServing(chain, where+" holds the CA that the injector keeps", "")
 	}
 	return e.judgeServing(chain, where+" holds a certificate", name)
 }
 
-// servedAt is the chain that a server shows, whether or not it convinces.
+// judgeReplica says why a replica did not show its certificate. That packets to
+// it get lost is often a NetworkPolicy of this pod: the API server takes another
+// way.
+func judgeReplica(ctx context.Context, address string, err error) []Result {
+	var dial *net.OpError
+	lost := errors.As(err, &dial) && dial.Op == "dial" &&
+		(dial.Timeout() || errors.Is(err, syscall.EHOSTUNREACH) || errors.Is(err, syscall.ENETUNREACH))
+	if lost && ctx.Err() == nil {
+		r := notChecked("there is no way from this pod to the replica at %s: %v", address, rootCause(err))
+		r[0].Remedy = "a NetworkPolicy may want it so; with a kubeconfig the Secret is looked at instead"
+		return r
+	}
+	return fail("see the log of that replica", "the replica at %s is ready and shows no certificate: %v", address, rootCause(err))
+}
+
+// servedAt is the chain that a server shows within dialTimeout, whether or not
+// it convinces.
 func servedAt(ctx context.Context, address, name string) ([]*x509.Certificate, error) {
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
-	dialer := tls.Dialer{NetDialer: &net.Dialer{Timeout: dialTimeout}, Config: &tls.Config{
+	dialer := tls.Dialer{Config: &tls.Config{
 		ServerName: name,
 		// Nothing is sent: the certificate is looked at, and judged elsewhere.
 		InsecureSkipVerify: true,
@@ -114,6 +141,8 @@ func (e *env) judgeServing(chain []*x509.Certificate, what, name string) []Resul
 	switch {
 	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
 		return fail("renew it, and see that clocks agree", "%s that is valid from %s to %s, and now is %s", what, stamp(chain[0].NotBefore), until, stamp(time.Now()))
+	case errors.As(err, &invalid) && invalid.Reason == x509.IncompatibleUsage:
+		return fail("issue it with the extended key usage server auth", "%s that is not for servers", what)
 	case errors.As(err, &wrongName):
 		return fail("issue it for "+name, "%s that is not for the name %s", what, name)
 	case err != nil:
@@ -124,14 +153,17 @@ func (e *env) judgeServing(chain []*x509.Certificate, what, name string) []Resul
 	return ok("%s that caBundle verifies, valid until %s", what, until)
 }
 
-// verifyChain verifies a certificate as the API server does. Without a bundle
-// only time and name are looked at.
+// verifyChain verifies a certificate as the API server does, and without a name
+// that of a CA. Without a bundle only time, name and usage are looked at.
 func verifyChain(chain []*x509.Certificate, bundle []byte, name string) error {
 	options := x509.VerifyOptions{
 		DNSName:       name,
 		Roots:         x509.NewCertPool(),
 		Intermediates: x509.NewCertPool(),
-		KeyUsages:     []x509.ExtKeyUsage{x509.ExtKeyUsageAny},
+		KeyUsages:     []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+	}
+	if name == "" {
+		options.KeyUsages = []x509.ExtKeyUsage{x509.ExtKeyUsageAny}
 	}
 	for _, c := range chain[1:] {
 		options.Intermediates.AddCert(c)
