@@ -36,6 +36,7 @@ type Agent struct {
 	send     func(context.Context, config.Notification) error
 	mounts   mounts
 	refused  refusals
+	unkept   unkept
 	notifier *notifier
 
 	session *session

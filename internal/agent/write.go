@@ -82,11 +82,7 @@ func (r *round) write(q render.Request, key string) (*render.Secret, time.Time, 
 	}
 	now := &issued{LeaseDuration: s.LeaseDuration, Data: s.Data, Warnings: s.Warnings}
 	now.Again = a.writeAgain(key, doing, s, e.date)
-	data, err := json.Marshal(now)
-	if err == nil {
-		err = a.volume.WritePrivate(key, data)
-	}
-	if err != nil {
+	if err := a.keep(key, now); err != nil {
 		a.log.Warn("keeping the answer of a write for a restart", "path", p, "error", err)
 	}
 	return now.secret(), now.Again, nil
@@ -96,8 +92,41 @@ func (i *issued) secret() *render.Secret {
 	return render.NewSecret(render.View{LeaseDuration: i.LeaseDuration, Data: i.Data, Warnings: i.Warnings}, false)
 }
 
+// unkept are answers of writes that could not be kept in the volume, which may
+// be full: in this run they are as good as the others.
+type unkept struct {
+	mu      sync.Mutex
+	answers map[string]*issued
+}
+
+// keep keeps an answer for this run and, unless it is an error, for later ones.
+func (a *Agent) keep(key string, now *issued) error {
+	data, err := json.Marshal(now)
+	if err == nil {
+		err = a.volume.WritePrivate(key, data)
+	}
+	a.unkept.mu.Lock()
+	defer a.unkept.mu.Unlock()
+	if err == nil {
+		delete(a.unkept.answers, key)
+		return nil
+	}
+	if a.unkept.answers == nil {
+		a.unkept.answers = make(map[string]*issued)
+	}
+	a.unkept.answers[key] = now
+	return err
+}
+
 // issuedBefore returns what is kept of a write, or nil.
 func (a *Agent) issuedBefore(key string) *issued {
+	a.unkept.mu.Lock()
+	now := a.unkept.answers[key]
+	a.unkept.mu.Unlock()
+	if now != nil {
+		_ = a.keep(key, now) // there may be room by now; that there was none has been told
+		return now
+	}
 	data, err := a.volume.ReadPrivate(key)
 	if err != nil {
 		return nil

@@ -2,8 +2,11 @@ package agent
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -273,4 +276,44 @@ func TestWriteWithClocksApart(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A volume without room does not make the agent write again and again, and when
+// there is room the answer is kept.
+func TestWriteThatCannotBeKept(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		tls := certificate("tls")
+		p := newPod(t, tls)
+		p.issues(0)
+		c := p.start()
+		after(time.Second)
+		c.terminate()
+		p.vault.taken()
+		kept, err := filepath.Glob(filepath.Join(p.dir, "private", "write-*"))
+		if err != nil || len(kept) != 1 {
+			t.Fatalf("kept %q: %v", kept, err)
+		}
+		// The name is taken, and the entry cannot be rendered: a round after the
+		// other comes to nothing.
+		if err := errors.Join(os.Remove(kept[0]), os.Mkdir(kept[0], 0o700)); err != nil {
+			t.Fatal(err)
+		}
+		tls.Files["other"] = "no such key"
+		c = p.start()
+		after(30 * time.Minute)
+		if n := count(p.vault.taken(), callIssue); n != 1 {
+			t.Errorf("issued %d times", n)
+		}
+		if n := strings.Count(p.logs.String(), "keeping the answer of a write"); n != 1 {
+			t.Errorf("told %d times that it is not kept", n)
+		}
+		if err := os.Remove(kept[0]); err != nil {
+			t.Fatal(err)
+		}
+		after(10 * time.Minute)
+		if info, err := os.Stat(kept[0]); err != nil || !info.Mode().IsRegular() {
+			t.Errorf("not kept although there is room: %v %v", info, err)
+		}
+		c.terminate()
+	})
 }
