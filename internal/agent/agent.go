@@ -171,7 +171,7 @@ func (a *Agent) prepare() error {
 		// No app runs beside an init container: each run makes the set anew.
 	case config.Sidecar:
 		a.open = a.volume.Set() != "" && !revoked
-		if err := a.volume.OpenGate(); err != nil {
+		if err := errors.Join(a.volume.OpenGate(), a.tellNobody()); err != nil {
 			return err
 		}
 	default:

@@ -121,6 +121,36 @@ func TestNotifyFails(t *testing.T) {
 	})
 }
 
+// A sidecar that was killed right after its first publication: nobody is told
+// of that, and everyone of the next.
+func TestNotifyAfterKilledStart(t *testing.T) {
+	for name, terminated := range map[string]bool{"killed": false, "terminated": true} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := newPod(t, env("db.env", "kv/app"))
+				p.conf.Notify, p.conf.Lifecycle = notifyApp, config.Sidecar
+				c := p.start()
+				after(time.Second)
+				dead := p.killed()
+				c.terminate()
+				if !terminated {
+					p = dead
+				}
+				if err := os.Remove(filepath.Join(p.dir, "private", "told")); err != nil {
+					t.Fatal(err)
+				}
+				c = p.start()
+				after(time.Second)
+				p.wantHeard()
+				v2(p.vault, "kv/data/app", map[string]any{"a": "2"})
+				after(6 * time.Minute)
+				p.wantHeard(appURL, "nginx")
+				c.terminate()
+			})
+		})
+	}
+}
+
 // A newer set takes the place of one that nobody has heard of yet.
 func TestNotifyIsSuperseded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -215,6 +215,17 @@ func (a *Agent) announce() {
 	}
 }
 
+// tellNobody makes up for a run that was killed between a sidecar's first
+// publication and its note that nobody needs to be told of it: where nothing is
+// noted, nobody would ever be told of anything.
+func (a *Agent) tellNobody() error {
+	set := a.volume.Set()
+	if _, err := a.volume.ReadPrivate(keptTold); len(a.config.Notify) == 0 || set == "" || !errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return a.volume.WritePrivate(keptTold, []byte(set))
+}
+
 // remember keeps which set everyone was told of.
 func (a *Agent) remember(set string) {
 	if err := a.volume.WritePrivate(keptTold, []byte(set)); err != nil {
