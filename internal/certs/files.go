@@ -30,18 +30,18 @@ type Pair struct {
 func (p *Pair) Read() error {
 	crt, err := os.ReadFile(filepath.Join(p.Dir, "tls.crt"))
 	if err != nil {
-		return fmt.Errorf("reading certificate: %w", err)
+		return err // it names the file
 	}
 	key, err := os.ReadFile(filepath.Join(p.Dir, "tls.key"))
 	if err != nil {
-		return fmt.Errorf("reading key of certificate: %w", err)
+		return err
 	}
 	if bytes.Equal(crt, p.crt) && bytes.Equal(key, p.key) {
 		return nil
 	}
 	c, err := tls.X509KeyPair(crt, key)
 	if err != nil {
-		return fmt.Errorf("reading tls.crt and tls.key in %s: %w", p.Dir, err)
+		return fmt.Errorf("tls.crt and tls.key in %s: %w", p.Dir, err)
 	}
 	p.crt, p.key = crt, key
 	p.current.Store(&c)
@@ -82,7 +82,7 @@ func (f *files) run(ctx context.Context, wake func()) error {
 			problem = err.Error()
 		}
 		if old := f.problem.Swap(&problem); err != nil && *old != problem {
-			f.log.Warn("waiting for certificate", "error", err)
+			f.log.Warn("reading serving certificate", "error", err)
 		}
 		wake()
 		select {

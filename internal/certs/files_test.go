@@ -84,7 +84,7 @@ func pairOf(t *testing.T, c *tls.Certificate) map[string][]byte {
 
 // A Secret that appears late, changes, and holds nonsense for a while.
 func TestFilesOnDisk(t *testing.T) {
-	now := time.Now().Truncate(time.Second)
+	now := time.Now().Add(-time.Minute).Truncate(time.Second)
 	ca := newCA(t, now, time.Hour)
 	first, second, third := leafOf(t, ca, now, time.Hour), leafOf(t, ca, now, time.Hour), leafOf(t, ca, now, time.Hour)
 	m := &mount{t: t, dir: t.TempDir()}
@@ -101,7 +101,7 @@ func TestFilesOnDisk(t *testing.T) {
 		}
 	}
 
-	said.await(t, "waiting for certificate")
+	said.await(t, "reading serving certificate")
 	if _, err := k.GetCertificate(nil); err == nil || !strings.Contains(err.Error(), "no serving certificate yet: ") {
 		t.Errorf("without files: %v", err)
 	}

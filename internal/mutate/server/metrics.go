@@ -39,8 +39,13 @@ func MetricDocs() []MetricDoc {
 }
 
 // maxNamespaces bounds the values of the label namespace; what comes after is
-// "other". Whoever reaches the port can send reviews of any namespace.
-const maxNamespaces = 1000
+// "other". Whoever reaches the port can send reviews of any namespace, so that a
+// name is let go when a new one needs its place and it was not counted for
+// namespaceKept.
+const (
+	maxNamespaces = 1000
+	namespaceKept = time.Hour
+)
 
 const otherNamespace = "other"
 
@@ -53,27 +58,34 @@ type metrics struct {
 
 	admissions       *prometheus.CounterVec
 	duration         prometheus.Histogram
-	certificate      *prometheus.GaugeVec
+	handshakeErrors  *prometheus.CounterVec
+	notBefore        *prometheus.GaugeVec
+	notAfter         *prometheus.GaugeVec
 	ca               *prometheus.GaugeVec
 	bundle           *prometheus.GaugeVec
+	bundleKept       *prometheus.GaugeVec
 	configGeneration *prometheus.GaugeVec
 	configGood       *prometheus.GaugeVec
 	configTime       *prometheus.GaugeVec
 
 	mu         sync.Mutex
-	namespaces map[string]bool
+	namespaces map[string]time.Time // when each was counted last
 }
 
 func newMetrics() *metrics {
-	m := &metrics{registry: prometheus.NewRegistry(), process: prometheus.NewRegistry(), namespaces: map[string]bool{}}
+	m := &metrics{registry: prometheus.NewRegistry(), process: prometheus.NewRegistry(), namespaces: map[string]time.Time{}}
 	m.process.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	m.admissions = m.counter("admissions_total", "Admission requests by what became of them, why, and the pod's namespace (\"other\" after the first 1,000, and for what is no namespace's name).",
+	m.admissions = m.counter("admissions_total", "Admission requests by what became of them, why, and the pod's namespace (\"other\" beyond 1,000 in an hour, and for what is no namespace's name).",
 		"decision", "reason", "namespace")
 	m.duration = m.histogram("admission_duration_seconds", "Time from reading an admission request to having its answer.",
 		.0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, 1)
-	m.certificate = m.gauge("certificate_not_after_timestamp_seconds", "End of the serving certificate, in seconds since 1970; absent before there is one.")
+	m.handshakeErrors = m.counter("tls_handshake_errors_total", "TLS handshakes with the webhook that the client ended with an alert, as an API server does that does not trust the certificate.")
+	m.handshakeErrors.WithLabelValues()
+	m.notBefore = m.gauge("certificate_not_before_timestamp_seconds", "Begin of the serving certificate, in seconds since 1970; absent before there is one.")
+	m.notAfter = m.gauge("certificate_not_after_timestamp_seconds", "End of the serving certificate, in seconds since 1970; absent before there is one.")
 	m.ca = m.gauge("ca_certificate_not_after_timestamp_seconds", "End of the self-managed CA that signs now, in seconds since 1970; absent in the other certificate modes.")
 	m.bundle = m.gauge("ca_bundle_matches", "1 if the webhook configuration trusts the self-managed CA that signs now, 0 if not; absent in the other certificate modes.")
+	m.bundleKept = m.gauge("ca_bundle_kept_timestamp_seconds", "When this replica last saw the webhook configuration as it has to be, with the right to keep it so, in seconds since 1970; the start before that; absent in the other certificate modes.")
 	m.configGeneration = m.gauge("config_generation", "How many configurations have been used since the start.")
 	m.configGood = m.gauge("config_last_reload_successful", "1 if the operator's file is in use as it is, 0 if an older one is.")
 	m.configTime = m.gauge("config_last_reload_timestamp_seconds", "When the operator's file was last taken over, in seconds since 1970.")
@@ -118,7 +130,8 @@ func (m *metrics) handler(status func() certs.Status) http.Handler {
 
 func (m *metrics) certificates(s certs.Status) {
 	if !s.NotAfter.IsZero() {
-		m.certificate.WithLabelValues().Set(float64(s.NotAfter.Unix()))
+		m.notBefore.WithLabelValues().Set(float64(s.NotBefore.Unix()))
+		m.notAfter.WithLabelValues().Set(float64(s.NotAfter.Unix()))
 	}
 	if s.CA != nil {
 		m.ca.WithLabelValues().Set(float64(s.CA.NotAfter.Unix()))
@@ -127,6 +140,7 @@ func (m *metrics) certificates(s certs.Status) {
 			in = 1
 		}
 		m.bundle.WithLabelValues().Set(in)
+		m.bundleKept.WithLabelValues().Set(float64(s.CA.Kept.Unix()))
 	}
 }
 
@@ -143,12 +157,19 @@ func (m *metrics) namespace(name string) string {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if !m.namespaces[name] {
+	now := time.Now()
+	if _, known := m.namespaces[name]; !known && len(m.namespaces) >= maxNamespaces {
+		for old, counted := range m.namespaces {
+			if now.Sub(counted) > namespaceKept {
+				delete(m.namespaces, old)
+				m.admissions.DeletePartialMatch(prometheus.Labels{"namespace": old})
+			}
+		}
 		if len(m.namespaces) >= maxNamespaces {
 			return otherNamespace
 		}
-		m.namespaces[name] = true
 	}
+	m.namespaces[name] = now
 	return name
 }
 

@@ -10,12 +10,12 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"path/filepath"
 	"sync/atomic"
 	"time"
 
 	"github.com/gorilla/mux"
-	"sigs.k8s.io/controller-runtime/pkg/certwatcher"
+
+	"github.com/latchkey-dev/latchkey/internal/certs"
 )
 
 // opsHandler serves probes and metrics.
@@ -70,7 +70,7 @@ func forKnownClients(h http.Handler) http.Handler {
 // listenOps opens the address of probes and metrics, over TLS if asked for. Its
 // certificate and CA are read again while it serves, until ctx ends; at the
 // start an error is final.
-func (s *server) listenOps(ctx context.Context, failed chan<- error) (net.Listener, error) {
+func (s *server) listenOps(ctx context.Context) (net.Listener, error) {
 	plain, err := net.Listen("tcp", s.OpsListen)
 	if err != nil {
 		return nil, fmt.Errorf("listening for probes and metrics: %w", err)
@@ -78,7 +78,7 @@ func (s *server) listenOps(ctx context.Context, failed chan<- error) (net.Listen
 	if s.OpsCertDir == "" {
 		return plain, nil
 	}
-	c, err := s.opsTLS(ctx, failed)
+	c, err := s.opsTLS(ctx)
 	if err != nil {
 		_ = plain.Close()
 		return nil, err
@@ -86,18 +86,21 @@ func (s *server) listenOps(ctx context.Context, failed chan<- error) (net.Listen
 	return tls.NewListener(plain, c), nil
 }
 
-func (s *server) opsTLS(ctx context.Context, failed chan<- error) (*tls.Config, error) {
-	watcher, err := certwatcher.New(filepath.Join(s.OpsCertDir, "tls.crt"), filepath.Join(s.OpsCertDir, "tls.key"))
-	if err != nil {
+func (s *server) opsTLS(ctx context.Context) (*tls.Config, error) {
+	pair := &certs.Pair{Dir: s.OpsCertDir}
+	if err := pair.Read(); err != nil {
 		return nil, fmt.Errorf("reading certificate for probes and metrics: %w", err)
 	}
-	c := &tls.Config{MinVersion: tls.VersionTLS12, NextProtos: []string{"http/1.1"}, GetCertificate: watcher.GetCertificate}
+	go reread(ctx, reloadEvery, s.Log, "certificate for probes and metrics", pair.Read)
+	c := &tls.Config{MinVersion: tls.VersionTLS12, NextProtos: []string{"http/1.1"}, GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+		return pair.Certificate(), nil
+	}}
 	if s.OpsClientCA != "" {
-		ca := &caFile{path: s.OpsClientCA, log: s.Log}
+		ca := &caFile{path: s.OpsClientCA}
 		if err := ca.read(); err != nil {
 			return nil, err
 		}
-		go ca.watch(ctx, reloadEvery)
+		go reread(ctx, reloadEvery, s.Log, "CA of clients", ca.read)
 		base := c.Clone()
 		c.GetConfigForClient = func(*tls.ClientHelloInfo) (*tls.Config, error) {
 			now := base.Clone()
@@ -105,11 +108,6 @@ func (s *server) opsTLS(ctx context.Context, failed chan<- error) (*tls.Config, 
 			return now, nil
 		}
 	}
-	go func() {
-		if err := watcher.Start(ctx); err != nil && ctx.Err() == nil {
-			failed <- fmt.Errorf("watching certificate for probes and metrics: %w", err)
-		}
-	}()
 	return c, nil
 }
 
@@ -117,7 +115,6 @@ func (s *server) opsTLS(ctx context.Context, failed chan<- error) (*tls.Config, 
 // become wrong changes nothing.
 type caFile struct {
 	path string
-	log  *slog.Logger
 	pool atomic.Pointer[x509.CertPool]
 }
 
@@ -134,7 +131,9 @@ func (f *caFile) read() error {
 	return nil
 }
 
-func (f *caFile) watch(ctx context.Context, every time.Duration) {
+// reread reads a file again and again until ctx ends, and says once what is wrong
+// with it: the last good content stays in use.
+func reread(ctx context.Context, every time.Duration, log *slog.Logger, what string, read func() error) {
 	tick := time.NewTicker(every)
 	defer tick.Stop()
 	for last := ""; ; {
@@ -143,12 +142,12 @@ func (f *caFile) watch(ctx context.Context, every time.Duration) {
 			return
 		case <-tick.C:
 		}
-		err := f.read()
+		err := read()
 		if err == nil {
 			last = ""
 		} else if msg := err.Error(); msg != last {
 			last = msg
-			f.log.Error("keeping last good CA of clients", "error", err)
+			log.Error("keeping last good "+what, "error", err)
 		}
 	}
 }

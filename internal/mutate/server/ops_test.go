@@ -3,10 +3,12 @@ package server
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"encoding/pem"
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -97,20 +99,20 @@ func TestClientCAChanges(t *testing.T) {
 	one, other := certify(t, dir, time.Now().Add(time.Hour)), certify(t, dir, time.Now().Add(2*time.Hour))
 	synctest.Test(t, func(t *testing.T) {
 		var log lockedBuffer
-		ca := &caFile{path: filepath.Join(dir, "clients.crt"), log: slog.New(slog.NewTextHandler(&log, nil))}
+		ca := &caFile{path: filepath.Join(dir, "clients.crt")}
 		write(t, ca.path, pemOf(one))
 		if err := ca.read(); err != nil {
 			t.Fatal(err)
 		}
 		ctx, stop := context.WithCancel(t.Context())
 		defer stop()
-		go ca.watch(ctx, time.Second)
+		go reread(ctx, time.Second, slog.New(slog.NewTextHandler(&log, nil)), "CA of clients", ca.read)
 		for _, c := range []struct {
 			data []byte
 			want tls.Certificate
 		}{{pemOf(one), one}, {pemOf(other), other}, {[]byte("no PEM"), other}, {pemOf(one), one}} {
 			write(t, ca.path, c.data)
-			time.Sleep(5 * time.Second)
+			time.Sleep(4700 * time.Millisecond) // and not at the moment of a read
 			if !ca.pool.Load().Equal(trusting(c.want)) {
 				t.Errorf("with %.30q another CA is in use", c.data)
 			}
@@ -196,17 +198,51 @@ func TestServeUnderLoadWhileConfigurationChanges(t *testing.T) {
 }
 
 // Whoever reaches the port can send any namespace: names and their number are
-// bounded.
+// bounded, and a flood of them does not take the places for good.
 func TestMetricsBoundNamespaces(t *testing.T) {
-	m := newMetrics()
-	for i := range 5000 {
-		m.observe(fmt.Sprint("ns-", i), "denied", "invalid-request", 0)
-	}
-	for _, name := range []string{"", strings.Repeat("x", 64), "No Name", "a\x00b"} {
-		m.observe(name, "denied", "invalid-request", 0)
-	}
-	m.observe("ns-999", "injected", "asked-for", 0)
-	m.observe("ns-1000", "injected", "asked-for", 0)
+	synctest.Test(t, func(t *testing.T) {
+		m := newMetrics()
+		expect := func(series int, want map[string]float64) {
+			t.Helper()
+			counts := admissions(t, m)
+			for name, n := range want {
+				if counts[name] != n {
+					t.Errorf("%s: %v, want %v", name, counts[name], n)
+				}
+			}
+			if len(counts) != series {
+				t.Errorf("%d series, want %d", len(counts), series)
+			}
+		}
+		for i := range 5000 {
+			m.observe(fmt.Sprint("ns-", i), "denied", "invalid-request", 0)
+		}
+		for _, name := range []string{"", strings.Repeat("x", 64), "No Name", "a\x00b"} {
+			m.observe(name, "denied", "invalid-request", 0)
+		}
+		m.observe("ns-999", "injected", "asked-for", 0)
+		m.observe("ns-1000", "injected", "asked-for", 0)
+		expect(1003, map[string]float64{
+			"denied ns-0 invalid-request":  1,
+			"denied other invalid-request": 4004,
+			"injected ns-999 asked-for":    1,
+			"injected other asked-for":     1,
+		})
+		time.Sleep(50 * time.Minute)
+		m.observe("ns-0", "denied", "invalid-request", 0)
+		time.Sleep(11 * time.Minute)
+		m.observe("shop", "injected", "asked-for", 0)
+		expect(4, map[string]float64{
+			"denied ns-0 invalid-request": 2,
+			"injected shop asked-for":     1,
+			"injected other asked-for":    1,
+		})
+	})
+}
+
+// admissions are the counts of each series of admissions_total.
+func admissions(t *testing.T, m *metrics) map[string]float64 {
+	t.Helper()
 	families, err := m.registry.Gather()
 	if err != nil {
 		t.Fatal(err)
@@ -224,19 +260,40 @@ func TestMetricsBoundNamespaces(t *testing.T) {
 			counts[strings.Join(labels, " ")] = s.GetCounter().GetValue()
 		}
 	}
-	for series, want := range map[string]float64{
-		"denied ns-0 invalid-request":  1,
-		"denied other invalid-request": 4004,
-		"injected ns-999 asked-for":    1,
-		"injected other asked-for":     1,
-	} {
-		if counts[series] != want {
-			t.Errorf("%s: %v, want %v", series, counts[series], want)
+	return counts
+}
+
+// An API server that does not trust the certificate shows in the metrics, and a
+// probe that only opens the port does not.
+func TestRefusedHandshakesAreCounted(t *testing.T) {
+	r := start(t)
+	r.await("waiting for certificate")
+	r.certify(time.Now().Add(time.Hour))
+	r.await("starting webhook")
+	r.await("")
+	conn, err := net.Dial("tcp", r.address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = conn.Close()
+	for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
+		if _, err := tls.Dial("tcp", r.address, &tls.Config{RootCAs: x509.NewCertPool(), MaxVersion: version}); err == nil {
+			t.Error("trusted without a CA")
 		}
 	}
-	if len(counts) != 1003 {
-		t.Errorf("%d series", len(counts))
+	for deadline := time.After(20 * time.Second); ; {
+		_, text := r.ops("/metrics")
+		if strings.Contains(text, "latchkey_injector_tls_handshake_errors_total 2\n") && strings.Contains(r.log.String(), "TLS handshake error from ") {
+			break
+		}
+		select {
+		case <-deadline:
+			t.Fatalf("metrics\n%s\nlog\n%s", text, r.log)
+		case <-time.After(50 * time.Millisecond):
+		}
 	}
+	r.stop()
+	<-r.ended
 }
 
 // What is exposed is described, and of certificates only what is known.
@@ -272,15 +329,18 @@ func TestMetricDocs(t *testing.T) {
 			t.Errorf("%s without a certificate", name)
 		}
 	}
-	m.certificates(certs.Status{NotAfter: time.Unix(1000, 0), CA: &certs.CA{NotAfter: time.Unix(2000, 0), InBundle: true}})
+	m.certificates(certs.Status{NotBefore: time.Unix(500, 0), NotAfter: time.Unix(1000, 0),
+		CA: &certs.CA{NotAfter: time.Unix(2000, 0), InBundle: true, Kept: time.Unix(700, 0)}})
 	m.observe("shop", "injected", "asked-for", 0)
 	m.configUsed()
 	m.configReloaded(nil)
 	got := exposed()
 	for name, want := range map[string]string{
+		"latchkey_injector_certificate_not_before_timestamp_seconds":   "gauge:{value:500}",
 		"latchkey_injector_certificate_not_after_timestamp_seconds":    "gauge:{value:1000}",
 		"latchkey_injector_ca_certificate_not_after_timestamp_seconds": "gauge:{value:2000}",
 		"latchkey_injector_ca_bundle_matches":                          "gauge:{value:1}",
+		"latchkey_injector_ca_bundle_kept_timestamp_seconds":           "gauge:{value:700}",
 	} {
 		if strings.ReplaceAll(got[name], " ", "") != want {
 			t.Errorf("%s is %q, want %q", name, got[name], want)

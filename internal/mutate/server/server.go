@@ -4,14 +4,17 @@
 package server
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
+	stdlog "log"
 	"log/slog"
 	"net"
 	"net/http"
 	"strconv"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -100,8 +103,8 @@ func (s *server) run(ctx context.Context) error {
 	// Serving outlasts ctx by the time of draining.
 	serving, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
-	failed := make(chan error, 3)
-	ops, err := s.listenOps(serving, failed)
+	failed := make(chan error, 2)
+	ops, err := s.listenOps(serving)
 	if err != nil {
 		return err
 	}
@@ -125,6 +128,9 @@ func (s *server) run(ctx context.Context) error {
 		return nil // asked to end before there was anything to serve
 	}
 	s.is("starting webhook")
+	// The webhook's HTTP server has no logger of its own and uses this one.
+	stdlog.SetFlags(0)
+	stdlog.SetOutput(httpLog{o.Log, s.metrics})
 	hook := webhook.NewServer(webhook.Options{
 		Host: host,
 		Port: port,
@@ -184,6 +190,23 @@ func (s *server) lettingGo(h http.Handler) http.Handler {
 		}
 		h.ServeHTTP(w, r)
 	})
+}
+
+// httpLog takes what an HTTP server has to say, a line at a time, and counts the
+// clients that have refused our certificate.
+type httpLog struct {
+	log     *slog.Logger
+	metrics *metrics
+}
+
+func (l httpLog) Write(line []byte) (int, error) {
+	// Whoever only opens and closes the port ends with EOF. Who does not trust us
+	// says so by an alert: bad certificate, unknown authority, expired certificate.
+	if bytes.Contains(line, []byte("TLS handshake error")) && bytes.Contains(line, []byte("remote error: tls: ")) {
+		l.metrics.handshakeErrors.WithLabelValues().Inc()
+	}
+	l.log.Warn(strings.TrimSpace(string(line)))
+	return len(line), nil
 }
 
 // within ends a request that takes longer than d. The webhook's server itself
