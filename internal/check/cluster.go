@@ -3,7 +3,9 @@ package check
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
+	"net/http"
 	"os"
 	"strings"
 
@@ -43,11 +45,47 @@ func apiServer(ctx context.Context, e *env) []Result {
 	case err != nil:
 		return fail("correct --kubeconfig or --context", "%v", err)
 	}
-	kube, err := kubernetes.NewForConfig(config)
+	client, err := rest.HTTPClientFor(config)
 	if err != nil {
 		return fail("correct the kubeconfig", "%v", err)
 	}
-	return e.connect(ctx, kube, config.Host)
+	client.Transport = punctual{client.Transport}
+	kube, err := kubernetes.NewForConfigAndClient(config, client)
+	if err != nil {
+		return fail("correct the kubeconfig", "%v", err)
+	}
+	results := e.connect(ctx, kube, config.Host)
+	if plugin := config.ExecProvider; plugin != nil && results[0].Status == Failed {
+		results[0].Remedy += fmt.Sprintf("; does the credential plugin %s work, or wait for a login? Try kubectl version", plugin.Command)
+	}
+	return results
+}
+
+// punctual returns when the request's time is over. A credential plugin runs
+// inside of a request, and does not look at the time: client-go waits for it.
+type punctual struct{ next http.RoundTripper }
+
+func (p punctual) RoundTrip(r *http.Request) (*http.Response, error) {
+	type answer struct {
+		response *http.Response
+		err      error
+	}
+	answered := make(chan answer, 1)
+	go func() {
+		response, err := p.next.RoundTrip(r)
+		answered <- answer{response, err}
+	}()
+	select {
+	case a := <-answered:
+		return a.response, a.err
+	case <-r.Context().Done():
+		go func() {
+			if a := <-answered; a.err == nil {
+				a.response.Body.Close()
+			}
+		}()
+		return nil, r.Context().Err()
+	}
 }
 
 func (e *env) restConfig() (*rest.Config, error) {

@@ -8,8 +8,10 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -117,6 +119,43 @@ func TestAPIServerStopsAnswering(t *testing.T) {
 	if err == nil || !strings.Contains(out.String(), "\nFAIL  webhook configuration: the API server could not get mutatingwebhookconfigurations latchkey-injector: ") {
 		t.Errorf("error %v after\n%s", err, out.String())
 	}
+}
+
+// A plugin that waits for somebody to log in does not keep the check from
+// ending.
+func TestCredentialPluginWaits(t *testing.T) {
+	dir := t.TempDir()
+	pipe := filepath.Join(dir, "pipe")
+	if err := syscall.Mkfifo(pipe, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	started := filepath.Join(dir, "started")
+	if err := syscall.Mkfifo(started, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	plugin := filepath.Join(dir, "plugin")
+	// It ends once the test does: the pipe is opened and closed.
+	if err := os.WriteFile(plugin, []byte("#!/bin/sh\necho > "+started+"\nread never < "+pipe+"\n"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	ctx, timeIsOver := context.WithCancel(t.Context())
+	go func() {
+		_, _ = os.ReadFile(started) // until the plugin runs
+		timeIsOver()
+	}()
+	file := kubeconfig(t, "https://127.0.0.1:1", &clientcmdapi.ExecConfig{
+		Command: plugin, APIVersion: "client.authentication.k8s.io/v1", InteractiveMode: clientcmdapi.NeverExecInteractiveMode,
+	})
+	var out bytes.Buffer
+	err := Run(ctx, Options{Kubeconfig: file, InjectorNamespace: "latchkey", Timeout: time.Minute}, &out)
+	if err == nil || !strings.HasPrefix(out.String(), "FAIL  API server: https://127.0.0.1:1 does not answer: context canceled (") || !strings.Contains(out.String(), "does the credential plugin "+plugin+" work") {
+		t.Errorf("error %v after\n%s", err, out.String())
+	}
+	w, err := os.OpenFile(pipe, os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.Close()
 }
 
 // kubeconfig writes one for a server.
