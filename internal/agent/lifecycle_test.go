@@ -296,3 +296,63 @@ func TestStartAfterInterruptedEnd(t *testing.T) {
 		c.terminate()
 	})
 }
+
+// Started again after SIGTERM while one secret is gone: it keeps its last good
+// bytes, and holds back neither the other files nor apps that start.
+func TestStartWithLastGoodFiles(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPod(t, env("db.env", "kv/app"), env("other.env", "kv/other"))
+		c := p.start()
+		after(time.Second)
+		c.terminate()
+		p.vault.set(func() { delete(p.vault.secrets, "kv/data/other") })
+		v2(p.vault, "kv/data/app", map[string]any{"a": "2"})
+		c = p.start()
+		after(time.Second)
+		p.wantReady()
+		if p.file("db.env") != "a='2'\n" || p.file("other.env") != "key='other'\n" {
+			t.Errorf("the files hold %q and %q", p.file("db.env"), p.file("other.env"))
+		}
+		v2(p.vault, "kv/data/app", map[string]any{"a": "3"})
+		after(6 * time.Minute)
+		if got := p.file("db.env"); got != "a='3'\n" {
+			t.Errorf("got %q", got)
+		}
+		c.terminate()
+	})
+}
+
+// An app that starts waits for a file that there never was; apps that run get
+// the others meanwhile, and are told.
+func TestStartWithoutLastGoodFile(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		other := env("other.env", "kv/other")
+		other.Optional = true
+		p := newPod(t, env("db.env", "kv/app"), other)
+		p.conf.Notify = notifyApp[:1]
+		p.vault.set(func() { delete(p.vault.secrets, "kv/data/other") })
+		c := p.start()
+		after(time.Second)
+		p.wantReady()
+		c.terminate()
+		p.vault.set(func() {
+			p.vault.fault = func(w http.ResponseWriter, r *http.Request) bool {
+				return r.URL.Path == "/v1/kv/data/other" && says(500, nil, `{"errors":["internal error"]}`)(w, r)
+			}
+		})
+		v2(p.vault, "kv/data/app", map[string]any{"a": "2"})
+		c = p.start()
+		after(5 * time.Minute)
+		if ok, reason := p.ready(); ok || !strings.Contains(reason, `path "other.env"`) {
+			t.Errorf("ready %v, %q", ok, reason)
+		}
+		if got, err := os.ReadFile(filepath.Join(p.dir, "files", "db.env")); string(got) != "a='2'\n" {
+			t.Errorf("apps that run see %q (%v)", got, err)
+		}
+		p.wantHeard(appURL)
+		p.vault.set(func() { p.vault.fault = nil })
+		after(2 * time.Minute)
+		p.wantReady()
+		c.terminate()
+	})
+}

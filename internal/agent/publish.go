@@ -16,13 +16,17 @@ import (
 // apply publishes what a round brought and says when the next is due.
 func (a *Agent) apply(out []rendered, s *session) {
 	o := a.assess(out, s)
-	if o.first != "" && !a.open {
+	held := o.first != "" && !a.open
+	if held {
 		a.setReason(o.first)
+	}
+	// Apps that run already are not made to wait with those that start.
+	if held && (o.down || !a.started) {
 		a.postpone(out, o)
 		return
 	}
 	err := a.publish(out)
-	if err == nil && !a.open {
+	if err == nil && !a.open && !held {
 		err = a.openGate()
 	}
 	if err != nil {
@@ -38,6 +42,10 @@ func (a *Agent) apply(out []rendered, s *session) {
 	a.publishAt = time.Time{}
 	a.schedule(out, o)
 	a.announce()
+	if held {
+		a.postpone(out, o)
+		return
+	}
 	switch {
 	case o.down:
 		a.pause = time.Now().Add(a.fetchBackoff.next(a.started, o.retryAfter))
@@ -103,7 +111,7 @@ func (a *Agent) readFailed() {
 
 // outcome is what the files of a round say together.
 type outcome struct {
-	first      string // why the app's start has to wait, or ""
+	first      string // why an app that starts has to wait, or ""
 	down       bool   // every call would fail: Vault, the way to it, or the token
 	passing    bool   // some file's problem is expected to pass
 	retryAfter time.Duration
@@ -112,7 +120,7 @@ type outcome struct {
 // assess tells of a round's problems and draws the conclusions for the token
 // that it ran under.
 func (a *Agent) assess(out []rendered, s *session) (o outcome) {
-	failed, invalid := 0, false
+	lacking, invalid := 0, false
 	for _, r := range out {
 		at := r.file.Path
 		about := "path " + at
@@ -134,10 +142,13 @@ func (a *Agent) assess(out []rendered, s *session) (o outcome) {
 			o.down = true
 			a.tell("Vault", &p)
 		}
-		if failed == 0 {
-			o.first = p.Text
+		// Where apps have been running, what was published last is good for more.
+		if o.down || !a.started || !a.published(r.entry) {
+			if lacking == 0 {
+				o.first = p.Text
+			}
+			lacking++
 		}
-		failed++
 		invalid = invalid || p.InvalidToken
 		o.passing = o.passing || !p.Act
 		o.retryAfter = max(o.retryAfter, p.RetryAfter)
@@ -145,8 +156,8 @@ func (a *Agent) assess(out []rendered, s *session) (o outcome) {
 			a.relogin, a.loginTried = true, time.Now()
 		}
 	}
-	if failed > 1 && !o.down {
-		o.first = fmt.Sprintf("%s (and %d more)", o.first, failed-1)
+	if lacking > 1 && !o.down {
+		o.first = fmt.Sprintf("%s (and %d more)", o.first, lacking-1)
 	}
 	if len(out) == 0 {
 		return o
@@ -163,6 +174,11 @@ func (a *Agent) assess(out []rendered, s *session) (o outcome) {
 		s.dead = true
 	}
 	return o
+}
+
+// published reports whether all files of an entry are in the published set.
+func (a *Agent) published(e *entry) bool {
+	return !slices.ContainsFunc(e.file.Paths(), func(p string) bool { return !a.volume.Has(p) })
 }
 
 // openGate lets apps start on the first set.

@@ -74,6 +74,9 @@ func (v *Volume) Publish(files []File) (changed []string, err error) {
 // Another publication has another name.
 func (v *Volume) Set() string { return v.currentSet() }
 
+// Has reports whether a file of this path is in the published set.
+func (v *Volume) Has(p string) bool { return v.has(v.currentSet(), p) }
+
 // currentSet is the name of the set that is published, or "".
 func (v *Volume) currentSet() string {
 	set, err := v.root.Readlink(current)
