@@ -177,6 +177,41 @@ func TestAnnotations(t *testing.T) {
 	}
 }
 
+// Whatever is wrong is said at once: what cannot be read does not hide what is
+// wrong elsewhere.
+func TestRenderReportsEveryFile(t *testing.T) {
+	t.Chdir(folder(t))
+	code, out, stderr := call(t, "", "render", "-f", "notyaml.yaml", "-f", "none.yaml", "-f", "empty", "-f", "wrong.yaml", "-f", "templateless.yaml", "--config", "operator.yaml")
+	if code != 1 || out != "" {
+		t.Errorf("exit code %d:\n%s", code, out)
+	}
+	for _, want := range []string{"notyaml.yaml: document 1", "none.yaml: no such file", "empty has no .yaml", "latchkey.dev/fils", "Deployment/web: spec.template"} {
+		if !strings.Contains(stderr, want) {
+			t.Errorf("no %q in\n%s", want, stderr)
+		}
+	}
+}
+
+// Who renders without the operator's file is told so, once, if it matters.
+func TestRenderTellsOfBuiltInDefaults(t *testing.T) {
+	t.Chdir(folder(t))
+	for _, c := range []struct {
+		stdin string
+		args  []string
+		want  int
+	}{
+		{pod + "---\n" + pod, nil, 1}, // no role
+		{strings.Replace(pod, "annotations:", "annotations:\n    latchkey.dev/role: app", 1), nil, 1},
+		{pod, []string{"--config", "operator.yaml"}, 0},
+		{"kind: Service\n", nil, 0},
+	} {
+		_, _, stderr := call(t, c.stdin, append([]string{"render", "-f", "-"}, c.args...)...)
+		if n := strings.Count(stderr, "hint: rendered with the built-in defaults"); n != c.want {
+			t.Errorf("%d hints, want %d:\n%s", n, c.want, stderr)
+		}
+	}
+}
+
 // The whole of a usage text fits on a screen.
 func TestUsageIsShort(t *testing.T) {
 	for _, args := range [][]string{{"help"}, {"serve", "-h"}, {"render", "-h"}, {"annotations", "-h"}} {

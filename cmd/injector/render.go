@@ -52,19 +52,39 @@ func render(_ context.Context, args []string, std streams) error {
 		}
 	}
 	docs, err := readManifests(files, std.in, *namespace, cfg)
-	if err != nil {
+	good := report(std.err, docs)
+	if *configFile == "" && wanted(docs) {
+		fmt.Fprintln(std.err, builtInHint)
+	}
+	switch {
+	case err != nil:
 		return err
-	}
-	if len(docs) == 0 {
+	case len(docs) == 0:
 		return errors.New("no manifests in what was read (a Pod, Deployment, Job, …)")
-	}
-	if !report(std.err, docs) {
+	case !good:
 		return errProblems
 	}
 	return print(std.out, docs)
 }
 
-// readManifests injects what the files hold, in their order.
+// builtInHint says what a result may lack that is not the cluster's.
+const builtInHint = `hint: rendered with the built-in defaults; --config takes the operator's file, which the chart keeps in the cluster:
+  kubectl -n latchkey get configmap latchkey-injector -o jsonpath='{.data.config\.yaml}'`
+
+// wanted tells whether any object asks for an agent.
+func wanted(docs []manifest.Document) bool {
+	for _, d := range docs {
+		for _, o := range d.Objects {
+			if o.Decision != mutate.Skipped {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// readManifests injects what the files hold, in their order. The error is about
+// all that cannot be read, beside which the rest is returned.
 func readManifests(names []string, stdin io.Reader, namespace string, cfg *mutate.Config) ([]manifest.Document, error) {
 	var docs []manifest.Document
 	var errs []error
@@ -72,13 +92,14 @@ func readManifests(names []string, stdin io.Reader, namespace string, cfg *mutat
 		paths := []string{name}
 		if info, err := os.Stat(name); name != "-" && err == nil && info.IsDir() {
 			if paths, err = manifestsIn(name); err != nil {
-				return nil, err
+				errs = append(errs, err)
 			}
 		}
 		for _, path := range paths {
 			data, err := readFile(path, stdin)
 			if err != nil {
-				return nil, err
+				errs = append(errs, err)
+				continue
 			}
 			found, err := manifest.Inject(data, namespace, cfg)
 			if err != nil {

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -40,41 +41,48 @@ type Object struct {
 
 // Inject injects every pod and pod template in a stream of documents.
 // Namespace, where it is not empty, goes before what the objects say. The
-// error is about text that is no YAML or no object; what is wrong with a pod
-// is in its Outcome.
+// error is about all text that is no YAML or no object, beside which the other
+// documents are returned; what is wrong with a pod is in its Outcome.
 func Inject(stream []byte, namespace string, cfg *mutate.Config) ([]Document, error) {
 	var docs []Document
+	var errs []error
 	for i, text := range split(stream) {
 		doc, err := inject(text, namespace, cfg)
 		if err != nil {
-			return nil, fmt.Errorf("document %d: %w", i+1, err)
+			errs = append(errs, fmt.Errorf("document %d: %w", i+1, err))
+			continue
 		}
 		docs = append(docs, *doc)
 	}
-	return docs, nil
+	return docs, errors.Join(errs...)
 }
 
-// split cuts a stream at its "---" lines, and drops documents without content.
+// split cuts a stream at its "---" lines. Comments that stand alone between two
+// of them go to the document behind, or at the end to the one before.
 func split(stream []byte) [][]byte {
 	var docs [][]byte
 	var doc []byte
+	content := false
 	flush := func() {
-		for line := range bytes.Lines(doc) {
-			if l := bytes.TrimSpace(line); len(l) > 0 && l[0] != '#' {
-				docs = append(docs, doc)
-				break
-			}
+		if content {
+			docs = append(docs, doc)
+			doc, content = nil, false
 		}
-		doc = nil
 	}
 	for line := range bytes.Lines(stream) {
-		if l := bytes.TrimRight(line, " \t\r\n"); bytes.Equal(l, []byte("---")) || bytes.HasPrefix(l, []byte("--- ")) {
+		if rest, ok := bytes.CutPrefix(line, []byte("---")); ok && (len(rest) == 0 || bytes.ContainsAny(rest[:1], " \t\r\n")) {
 			flush()
-			continue
+			line = bytes.TrimLeft(rest, " \t\r\n") // what stands beside it belongs to what follows
 		}
 		doc = append(doc, line...)
+		l := bytes.TrimSpace(line)
+		content = content || len(l) > 0 && l[0] != '#'
 	}
 	flush()
+	if len(docs) > 0 && len(bytes.TrimSpace(doc)) > 0 {
+		last := &docs[len(docs)-1]
+		*last = append(slices.Clip(*last), doc...)
+	}
 	return docs
 }
 
@@ -182,7 +190,7 @@ var workloads = map[string]workload{
 // find lists the objects of a document, those of Lists one by one.
 func find(object map[string]any, at []string) []place {
 	kind, _ := object["kind"].(string)
-	if items, ok := object["items"].([]any); ok && strings.HasSuffix(kind, "List") {
+	if items, ok := object["items"].([]any); ok && isList(kind, items) {
 		var places []place
 		for i, item := range items {
 			o, ok := item.(map[string]any)
@@ -207,6 +215,15 @@ func find(object map[string]any, at []string) []place {
 		pod = below
 	}
 	return []place{{object: object, path: slices.Concat(at, w.pod), pod: pod}}
+}
+
+// isList tells whether an object stands for its items. A kind of another's, such
+// as an IPAllowList, may be called so and hold anything.
+func isList(kind string, items []any) bool {
+	return kind == "List" || strings.HasSuffix(kind, "List") && !slices.ContainsFunc(items, func(item any) bool {
+		_, ok := item.(map[string]any)
+		return !ok
+	})
 }
 
 // group is that of an API version such as "apps/v1".
@@ -235,6 +252,13 @@ func (p place) inject(namespace string, cfg *mutate.Config) (Object, error) {
 	}
 	if p.pod == nil {
 		o.Outcome = &mutate.Outcome{Decision: mutate.Skipped, Reason: mutate.NotAPod}
+		if annotated(p.object) {
+			o.Hint = "render finds no pods in a " + kindOf(p.object) + "; those that come of it are injected when they are created"
+		}
+		return o, nil
+	}
+	if problems := checkStrings(p.pod); len(problems) > 0 {
+		o.Outcome = &mutate.Outcome{Decision: mutate.Denied, Reason: mutate.InvalidRequest, Problems: problems}
 		return o, nil
 	}
 	raw, err := json.Marshal(p.pod)
@@ -248,14 +272,42 @@ func (p place) inject(namespace string, cfg *mutate.Config) (Object, error) {
 	}
 	o.Outcome = mutate.Mutate(mutate.NewPod(namespace, raw), cfg)
 	if o.Reason == mutate.NoAnnotations {
-		notes, _ := mapAt(p.object, "metadata")["annotations"].(map[string]any)
-		for name := range notes {
-			if strings.HasPrefix(name, mutate.Prefix) && name != mutate.StatusAnnotation {
-				o.Hint = "its annotations lie on the object itself; they belong on the pod, below " + strings.Join(workloads[kindOf(p.object)].pod, ".") + ".metadata.annotations"
-			}
+		if annotated(mapAt(p.object, "metadata")) {
+			o.Hint = "its annotations lie on the object itself; they belong on the pod, below " + strings.Join(workloads[kindOf(p.object)].pod, ".") + ".metadata.annotations"
 		}
 	}
 	return o, nil
+}
+
+// annotated tells whether annotations of ours lie anywhere in a value.
+func annotated(value any) bool {
+	switch v := value.(type) {
+	case map[string]any:
+		for name := range mapAt(v, "annotations") {
+			if strings.HasPrefix(name, mutate.Prefix) && name != mutate.StatusAnnotation {
+				return true
+			}
+		}
+		return slices.ContainsFunc(slices.Collect(maps.Values(v)), annotated)
+	case []any:
+		return slices.ContainsFunc(v, annotated)
+	}
+	return false
+}
+
+// checkStrings reports annotations that are no strings, which are nearly always
+// strings that nobody has quoted.
+func checkStrings(pod map[string]any) (problems mutate.Problems) {
+	notes := mapAt(mapAt(pod, "metadata"), "annotations")
+	for _, name := range slices.Sorted(maps.Keys(notes)) {
+		switch value := notes[name].(type) {
+		case bool, json.Number:
+			problems = append(problems, fmt.Sprintf("%s: %v is no string (quote it: \"%v\")", name, value, value))
+		case map[string]any, []any:
+			problems = append(problems, fmt.Sprintf("%s: is a map or a list (a string: behind %q, and further in on the lines below)", name, name+": |"))
+		}
+	}
+	return problems
 }
 
 func kindOf(object map[string]any) string {

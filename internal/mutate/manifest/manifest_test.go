@@ -165,6 +165,10 @@ func TestInjectRefusesWhatIsNoManifest(t *testing.T) {
 			t.Errorf("%q: %v, want %q", c.text, err, c.want)
 		}
 	}
+	docs, err := Inject([]byte("a: [\n---\nkind: Pod\n---\njust text\n"), "", mutate.DefaultConfig())
+	if err == nil || !strings.Contains(err.Error(), "document 1: ") || !strings.Contains(err.Error(), "document 3: ") || len(docs) != 1 {
+		t.Errorf("%d documents beside two broken ones: %v", len(docs), err)
+	}
 	if docs, err := Inject([]byte("# nothing\n---\n\n"), "", mutate.DefaultConfig()); err != nil || len(docs) != 0 {
 		t.Errorf("a stream without documents: %v, %v", docs, err)
 	}
