@@ -28,7 +28,10 @@ metadata:
 
 All values are strings, so ` + "`\"true\"`" + ` and numbers are quoted. A pod whose annotations are wrong is refused, and the
 message names every mistake at once; an annotation below ` + "`" + Prefix + "`" + ` that is not in the table is a mistake too.
-` + "`injector render -f pod.yaml -o diff`" + ` shows what a pod becomes, without a cluster.
+` + "`injector render -f pod.yaml --config config.yaml -o diff`" + ` shows what a pod becomes, without a cluster. ` + "`config.yaml`" + ` is
+the [operator's configuration](configuration.md), which the chart keeps in the ConfigMap ` + "`latchkey-injector`" + `; without it the built-in
+defaults hold. What is printed is for looking and for CI, not for applying: it lacks the pull secrets of the pod's
+ServiceAccount, and an agent that is in a manifest stays as it is, whatever the operator configures later.
 
 The annotations of a pod that has its agent already change nothing, other than names added to ` + "`" + Prefix + "containers`" + ` and
 ` + "`" + Prefix + "init-containers`" + `: whoever edits a pod and creates it anew takes all that is named ` + "`latchkey-*`" + ` out of its spec
