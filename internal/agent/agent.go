@@ -178,9 +178,7 @@ func (a *Agent) prepare() error {
 		a.open = a.volume.GateOpen() && !revoked
 	}
 	a.started = a.open || revoked
-	if !revoked {
-		a.candidate = a.remembered()
-	}
+	a.candidate = a.remembered()
 	return nil
 }
 

@@ -59,7 +59,7 @@ func (a *Agent) finish() error {
 		a.log.Info("done, token kept")
 		return nil
 	}
-	if err := errors.Join(a.volume.RemovePrivate(keptToken), a.revoke()); err != nil {
+	if err := a.revoke(); err != nil {
 		a.log.Warn("done without revoking the token, which runs out by itself", "reason", err)
 		return nil
 	}
@@ -79,6 +79,9 @@ func (a *Agent) end() error {
 	if a.once() {
 		ended = errors.New("told to end before the files were published")
 	}
+	if s := a.candidate; a.session == nil && s != nil && a.connect() == nil && a.equip(s) == nil {
+		a.session = s // an earlier run's, which this one did not get to
+	}
 	if a.session == nil || a.session.Batch || !a.revokes() {
 		a.log.Info("ended")
 		return ended
@@ -92,9 +95,6 @@ func (a *Agent) end() error {
 	}
 	if err == nil {
 		a.setReason("the agent was told to end and has revoked its token")
-		err = a.volume.RemovePrivate(keptToken)
-	}
-	if err == nil {
 		err = a.revoke()
 	}
 	if err != nil {
@@ -106,13 +106,18 @@ func (a *Agent) end() error {
 }
 
 // revoke revokes the token, and the one before it, within one bound for both.
+// It is forgotten only then: what was not revoked the next run uses, and one that
+// was revoked without this run's knowing tells so at its first use.
 func (a *Agent) revoke() (err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), revokeTimeout)
 	defer cancel()
 	if a.retired != nil {
 		err = a.retired.revoke(ctx)
 	}
-	return errors.Join(err, a.session.revoke(ctx))
+	if err = errors.Join(err, a.session.revoke(ctx)); err != nil {
+		return err
+	}
+	return a.volume.RemovePrivate(keptToken)
 }
 
 // leave revokes the token of a start that came to nothing, where something hangs
@@ -121,7 +126,7 @@ func (a *Agent) leave() {
 	if a.session == nil || !a.refused.any() {
 		return
 	}
-	if err := errors.Join(a.volume.RemovePrivate(keptToken), a.revoke()); err != nil {
+	if err := a.revoke(); err != nil {
 		a.log.Warn("giving up without revoking the token, which runs out by itself", "reason", err)
 	}
 }

@@ -292,7 +292,7 @@ func TestStartAfterInterruptedEnd(t *testing.T) {
 		c = p.start()
 		after(time.Second)
 		p.wantReady()
-		p.wantCalls(callLogin, callMount, callRead)
+		p.wantCalls(callRenew, callLogin, callMount, callRead)
 		c.terminate()
 	})
 }
@@ -355,4 +355,80 @@ func TestStartWithoutLastGoodFile(t *testing.T) {
 		p.wantReady()
 		c.terminate()
 	})
+}
+
+// Started again and again after SIGTERM while nothing can be read: one token
+// serves all of these runs.
+func TestRestartsAfterRevocation(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPod(t, env("db.env", "kv/app"))
+		c := p.start()
+		after(time.Second)
+		c.terminate()
+		p.vault.set(func() {
+			p.vault.fault = func(w http.ResponseWriter, r *http.Request) bool {
+				return strings.HasPrefix(r.URL.Path, "/v1/kv/") && says(503, nil, `{"errors":["Vault is sealed"]}`)(w, r)
+			}
+		})
+		for range 5 {
+			c = p.start()
+			after(time.Second)
+			dead := p.killed()
+			p.vault.set(func() { p.vault.cut = true }) // a killed one revokes nothing
+			c.terminate()
+			p.vault.set(func() { p.vault.cut = false })
+			p = dead
+		}
+		if p.vault.minted != 2 || p.vault.good() != 1 {
+			t.Errorf("%d tokens minted, %d good", p.vault.minted, p.vault.good())
+		}
+		if ok, _ := p.ready(); ok {
+			t.Error("ready with what was revoked")
+		}
+		c = p.start()
+		after(time.Second)
+		c.terminate()
+		if p.vault.good() != 0 {
+			t.Error("a token is left")
+		}
+	})
+}
+
+// What Vault could not be asked to revoke, the next run uses and revokes.
+func TestEndWithoutVault(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPod(t, env("db.env", "kv/app"))
+		c := p.start()
+		after(time.Second)
+		p.vault.set(func() { p.vault.cut = true })
+		c.terminate()
+		p.vault.set(func() { p.vault.cut = false })
+		c = p.start()
+		after(time.Second)
+		p.wantReady()
+		c.terminate()
+		if p.vault.minted != 1 || p.vault.good() != 0 || p.kept("token.json") {
+			t.Errorf("%d tokens minted, %d good", p.vault.minted, p.vault.good())
+		}
+	})
+}
+
+// Told to end before it took up the token of an earlier run: that is revoked too.
+func TestTerminatedBeforeAdoption(t *testing.T) {
+	for range 10 { // SIGTERM is met sooner or later
+		synctest.Test(t, func(t *testing.T) {
+			p := newPod(t, env("db.env", "kv/app"))
+			c := p.start()
+			after(time.Second)
+			dead := p.killed()
+			p.vault.set(func() { p.vault.cut = true })
+			c.terminate()
+			p.vault.set(func() { p.vault.cut = false })
+			c = dead.start()
+			c.terminate()
+			if p.vault.good() != 0 {
+				t.Error("a token is left")
+			}
+		})
+	}
 }
