@@ -1,7 +1,7 @@
 // Package check tells whether Latchkey works in a cluster, as its users would
-// find it: from the API server over the webhook to Vault. It changes nothing:
-// the pod that it makes is a dry run, and the Vault token that it takes is
-// revoked at once.
+// find it: from the API server over the webhook to Vault. It changes nothing in
+// the cluster: the pod that it makes is a dry run. Of its logins it revokes the
+// Vault token at once; a first one leaves an entity in Vault.
 //
 // Each check says that all is well, or what is wrong and the remedy, or why it
 // could not look: a permission or a flag that is missing is named, never passed
