@@ -66,6 +66,11 @@ func (n *notifier) run(ctx context.Context, set string) {
 		var failed []config.Notification
 		for _, to := range pending {
 			err := n.send(ctx, to)
+			var partly partlySent
+			if errors.As(err, &partly) {
+				n.log.Warn(err.Error(), "notify", target(to))
+				err = nil
+			}
 			switch {
 			case ctx.Err() != nil:
 				failed = append(failed, to)

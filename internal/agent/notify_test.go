@@ -151,6 +151,27 @@ func TestNotifyAfterKilledStart(t *testing.T) {
 	}
 }
 
+// Where only some processes could be told, they are not told again, and it is
+// said once that others were not.
+func TestNotifyOnlySome(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPod(t, env("db.env", "kv/app"))
+		p.conf.Notify = notifyApp[1:]
+		c := p.start()
+		after(time.Second)
+		p.app.set(partlySent{"nginx", 4, 1})
+		v2(p.vault, "kv/data/app", map[string]any{"a": "2"})
+		after(time.Hour)
+		if _, tries := p.app.taken(); tries != 1 {
+			t.Errorf("%d tries", tries)
+		}
+		if n := strings.Count(p.logs.String(), `4 were told, but 1 run as another user`); n != 1 {
+			t.Errorf("%d warnings", n)
+		}
+		c.terminate()
+	})
+}
+
 // A newer set takes the place of one that nobody has heard of yet.
 func TestNotifyIsSuperseded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -20,8 +20,19 @@ var signals = map[string]syscall.Signal{
 	"SIGINT": syscall.SIGINT, "SIGQUIT": syscall.SIGQUIT, "SIGWINCH": syscall.SIGWINCH,
 }
 
+// partlySent means that some processes were told, which are not told again
+// because of the others, and that others may not be.
+type partlySent struct {
+	process     string
+	told, other int
+}
+
+func (p partlySent) Error() string {
+	return fmt.Sprintf("notifying process %q: %d were told, but %d run as another user, whom the agent may not signal (give all the same runAsUser)", p.process, p.told, p.other)
+}
+
 // signalAll sends a signal to every process of a name that /proc shows. It is an
-// error if nobody was told; who was is not told again because of another.
+// error if nobody was told, and a partlySent if not all were.
 func signalAll(proc fs.FS, kill func(int, syscall.Signal) error, to *config.ProcessSignal) error {
 	signal, ok := signals[to.Signal]
 	if !ok {
@@ -31,7 +42,7 @@ func signalAll(proc fs.FS, kill func(int, syscall.Signal) error, to *config.Proc
 	if err != nil {
 		return fmt.Errorf("notifying process %q: listing processes: %w", to.Process, err)
 	}
-	told, foreign := 0, false
+	told, foreign := 0, 0
 	for _, e := range entries {
 		pid, err := strconv.Atoi(e.Name())
 		// The first process is the pod's pause container, or ourselves.
@@ -41,7 +52,7 @@ func signalAll(proc fs.FS, kill func(int, syscall.Signal) error, to *config.Proc
 		switch err := kill(pid, signal); {
 		case errors.Is(err, syscall.ESRCH): // it has ended meanwhile
 		case errors.Is(err, syscall.EPERM):
-			foreign = true
+			foreign++
 		case err != nil:
 			return fmt.Errorf("notifying process %q: %w", to.Process, err)
 		default:
@@ -49,9 +60,11 @@ func signalAll(proc fs.FS, kill func(int, syscall.Signal) error, to *config.Proc
 		}
 	}
 	switch {
+	case told > 0 && foreign > 0:
+		return partlySent{to.Process, told, foreign}
 	case told > 0:
 		return nil
-	case foreign:
+	case foreign > 0:
 		return fmt.Errorf("notifying process %q: it runs as another user, whom the agent may not signal (give both the same runAsUser)", to.Process)
 	default:
 		return fmt.Errorf("notifying process %q: there is no such process (the name of its executable; the pod needs shareProcessNamespace: true)", to.Process)
