@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"path"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -58,7 +59,26 @@ func (v *Vault) validate() []error {
 }
 
 // CheckAddress says what is wrong with the address of a Vault server.
-func CheckAddress(address string) error { return checkOrigin(address, "https://vault.vault.svc:8200") }
+func CheckAddress(address string) error {
+	const example = "https://vault.vault.svc:8200"
+	if err := checkOrigin(address, example); err != nil {
+		return err
+	}
+	u, err := url.Parse(address)
+	if err != nil {
+		return err // which checkOrigin has said better
+	}
+	port, err := strconv.Atoi(u.Port())
+	switch {
+	case u.Hostname() == "", strings.ContainsFunc(u.Hostname(), func(r rune) bool { return r <= ' ' || r == 0x7f }):
+		return fmt.Errorf("%q has no host (such as %q)", address, example)
+	case strings.HasSuffix(u.Host, ":"), u.Port() != "" && (err != nil || port < 1 || port > 65535):
+		return fmt.Errorf("%q has no port behind its colon (1 to 65535)", address)
+	case strings.ContainsAny(address, "?#"):
+		return fmt.Errorf("%q has more than scheme, host and port (the path comes from each secret)", address)
+	}
+	return nil
+}
 
 // CheckProxy says what is wrong with the URL of a proxy. There may be none.
 func CheckProxy(proxy string) error {

@@ -6,6 +6,7 @@ import (
 	"path"
 	"regexp"
 	"strings"
+	"unicode"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -101,7 +102,7 @@ func (c *operatorConnection) compile(p *Problems, at string) *Connection {
 		checkName(p, at+".clientCertSecret.name", secret.Name, "a Secret of type kubernetes.io/tls")
 		out.ClientCertSource, out.Vault.ClientCert, out.Vault.ClientKey = clientCertProjection(secret.Name)
 	}
-	if c.TLSServerName != "" && !serverName.MatchString(c.TLSServerName) && !isIP(c.TLSServerName) {
+	if c.TLSServerName != "" && (len(c.TLSServerName) > 253 || !serverName.MatchString(c.TLSServerName) && !isIP(c.TLSServerName)) {
 		p.add(at+".tlsServerName", "%q (a host name of Vault's certificate, such as \"vault.example\")", c.TLSServerName)
 	}
 	if err := config.CheckProxy(c.Proxy); err != nil {
@@ -215,7 +216,7 @@ func (a *operatorAuth) compile(p *Problems, at string) config.Auth {
 	if out.Method != "kubernetes" {
 		p.add(at+".method", "%q (kubernetes)", out.Method)
 	}
-	if m := strings.TrimPrefix(out.Mount, "auth/"); strings.Trim(m, "/") == "" || path.Clean("/"+m) != "/"+strings.Trim(m, "/") {
+	if m := strings.TrimPrefix(out.Mount, "auth/"); strings.Trim(m, "/") == "" || path.Clean("/"+m) != "/"+strings.Trim(m, "/") || strings.ContainsAny(m, "?#") || strings.ContainsFunc(m, unicode.IsControl) {
 		p.add(at+".mount", "%q (the path of the auth method, such as \"kubernetes\")", out.Mount)
 	}
 	checkVaultNamespace(p, at+".namespace", a.Namespace)
@@ -226,13 +227,17 @@ func (a *operatorAuth) compile(p *Problems, at string) config.Auth {
 	}
 	if a.Audience != nil {
 		out.Audience = *a.Audience
+		if err := checkAudience(out.Audience); err != nil {
+			p.add(at+".audience", "%v", err)
+		}
 	}
 	return out
 }
 
 var (
-	// serverName is looser than DNS: certificates hold what their makers wrote.
-	serverName = regexp.MustCompile(`^[A-Za-z0-9_]([A-Za-z0-9_.-]{0,252})$`)
+	// serverName is what crypto/x509 compares with a certificate's names, which is
+	// looser than DNS: certificates hold what their makers wrote.
+	serverName = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_-]*(\.[A-Za-z0-9_][A-Za-z0-9_-]*)*$`)
 	// vaultNamespace is a path that can stand in a header.
 	vaultNamespace = regexp.MustCompile(`^[\x21-\x7e]*$`)
 )

@@ -9,11 +9,13 @@ import (
 	"maps"
 	"path"
 	"reflect"
+	"regexp"
 	"slices"
 	"strings"
 
 	goyaml "go.yaml.in/yaml/v3"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/util/validation"
 	kjson "sigs.k8s.io/json"
 	"sigs.k8s.io/yaml"
 
@@ -167,8 +169,13 @@ func (f *operatorFile) compile(p *Problems) *Config {
 	default:
 		p.add("imagePullPolicy", "%q (Always, IfNotPresent, Never)", f.ImagePullPolicy)
 	}
-	if strings.ContainsAny(cfg.AgentImage, " \t\n") {
-		p.add("agentImage", "%q holds a blank (an image reference)", cfg.AgentImage)
+	if f.AgentImage != "" && !imageReference.MatchString(f.AgentImage) {
+		p.add("agentImage", "%q is no image reference (such as \"registry.example/latchkey-agent:1.0.0\")", shorten(f.AgentImage, 253))
+	}
+	for _, name := range cfg.MeshProxies {
+		if len(validation.IsDNS1123Label(name)) > 0 {
+			p.add("meshProxies", "%q is no name of a container (lower-case letters, digits and \"-\")", name)
+		}
 	}
 	for i, secret := range f.ImagePullSecrets {
 		checkName(p, fmt.Sprintf("imagePullSecrets[%d].name", i), secret.Name, "a Secret")
@@ -194,6 +201,14 @@ func (f *operatorFile) compile(p *Problems) *Config {
 	}
 	return cfg
 }
+
+// imageReference is a name with a registry, a tag and a digest where there are
+// such (github.com/distribution/reference states the grammar).
+var imageReference = regexp.MustCompile(`^` +
+	`(([A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:]+\])(:[0-9]+)?/)?` +
+	`[a-z0-9]+([._-]+[a-z0-9]+)*(/[a-z0-9]+([._-]+[a-z0-9]+)*)*` +
+	`(:\w[\w.-]{0,127})?` +
+	`(@[A-Za-z][\w+.-]*:[0-9A-Fa-f]{32,})?$`)
 
 func checkPatterns(p *Problems, at string, patterns []string) {
 	for _, pattern := range patterns {

@@ -64,7 +64,7 @@ policy: {mayOverride: [service], mayoverride: []}
 runtimeClassesWithoutSubPath: ["kata-[",]
 `))
 	const want = `
-  agentImage: "an image" holds a blank (an image reference)
+  agentImage: "an image" is no image reference (such as "registry.example/latchkey-agent:1.0.0")
   agentimage: unknown key (did you mean "agentImage"?)
   connections: "the last" is no name (one that pods can ask for, without blanks)
   connections.a.address: missing (such as "https://vault.vault.svc:8200")
@@ -199,6 +199,56 @@ imagePullSecrets:
 	cfg, err := ParseConfig([]byte(`connections: {a: {address: "https://vault", allowedNamespaces: []}}`))
 	if err != nil || matches(cfg.Connections["a"].AllowedNamespaces, "shop") {
 		t.Errorf("an empty list allows a namespace: %v", err)
+	}
+}
+
+// Values that are of the right type, and would break each pod that gets them,
+// are refused.
+func TestValuesThatBreakEveryPod(t *testing.T) {
+	for text, good := range map[string]bool{
+		"connections: {a: {address: 'https://vault'}}":                                                   true,
+		"connections: {a: {address: 'https://vault:65535/'}}":                                            true,
+		"connections: {a: {address: 'https://[2001:db8::1]:8200'}}":                                      true,
+		"connections: {a: {address: 'https://:8200'}}":                                                   false,
+		"connections: {a: {address: 'https://vault:'}}":                                                  false,
+		"connections: {a: {address: 'https://vault:/'}}":                                                 false,
+		"connections: {a: {address: 'https://vault:0'}}":                                                 false,
+		"connections: {a: {address: 'https://vault:65536'}}":                                             false,
+		"connections: {a: {address: 'https://vault?'}}":                                                  false,
+		"connections: {a: {address: 'https://vault#'}}":                                                  false,
+		"connections: {a: {address: 'https://va ult'}}":                                                  false,
+		"connections: {a: {address: 'https://v', auth: {mount: auth/k8s/eu}}}":                           true,
+		"connections: {a: {address: 'https://v', auth: {mount: 'k8s?x'}}}":                               false,
+		"connections: {a: {address: 'https://v', auth: {mount: 'k8s#x'}}}":                               false,
+		`connections: {a: {address: "https://v", auth: {mount: "k8s\n"}}}`:                               false,
+		`connections: {a: {address: "https://v", auth: {audience: "https://vault.example/"}}}`:           true,
+		`connections: {a: {address: "https://v", auth: {audience: "a\tb"}}}`:                             false,
+		`connections: {a: {address: "https://v", auth: {audience: "` + strings.Repeat("a", 513) + `"}}}`: false,
+		"connections: {a: {address: 'https://v', tlsServerName: vault_1.example}}":                       true,
+		"connections: {a: {address: 'https://v', tlsServerName: 192.0.2.1}}":                             true,
+		"connections: {a: {address: 'https://v', tlsServerName: vault..example}}":                        false,
+		"connections: {a: {address: 'https://v', tlsServerName: vault.-example}}":                        false,
+		"connections: {a: {address: 'https://v', tlsServerName: vault.example.}}":                        false,
+		"connections: {a: {address: 'https://v', tlsServerName: '*.example'}}":                           false,
+		"connections: {a: {address: 'https://v'}}\nmeshProxies: [istio-proxy]":                           true,
+		"connections: {a: {address: 'https://v'}}\nmeshProxies: ['istio-*']":                             false,
+		"connections: {a: {address: 'https://v'}}\nmeshProxies: ['']":                                    false,
+	} {
+		if _, err := ParseConfig([]byte(text)); (err == nil) != good {
+			t.Errorf("%s: %v, want it good: %t", text, err, good)
+		}
+	}
+	digest := "@sha256:" + strings.Repeat("0a", 32)
+	for image, good := range map[string]bool{
+		"latchkey-agent": true, "latchkey-agent:dev": true, "registry.example:5000/a/b_c/d--e.f:V1.0_x": true,
+		"localhost/agent" + digest: true, "[2001:db8::1]:5000/agent:1" + digest: true, "10.0.0.1:5000/agent": true,
+		"Agent": false, "agent:": false, "agent:a b": false, "agent@sha256:0a": false, "/agent": false, "a//b": false,
+		"https://registry.example/agent": false, "agent:1:2": false, "agent-": false, "registry.example/Agent": false, "agent:-1": false,
+	} {
+		_, err := ParseConfig([]byte(builtIn + "agentImage: '" + image + "'\n"))
+		if (err == nil) != good {
+			t.Errorf("%s: %v, want it good: %t", image, err, good)
+		}
 	}
 }
 

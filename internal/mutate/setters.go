@@ -46,10 +46,15 @@ func setConnection(s *Spec, v string) []error {
 }
 
 func setAudience(s *Spec, v string) []error {
-	if len(v) > maxAudience || strings.ContainsFunc(v, func(r rune) bool { return r == unicode.ReplacementChar || !unicode.IsGraphic(r) }) {
-		return one(fmt.Errorf("%q (at most %d bytes without control characters; empty for the API server's own)", shorten(v, 60), maxAudience))
-	}
 	s.audience = &v
+	return one(checkAudience(v))
+}
+
+// checkAudience says what is wrong with an audience of a ServiceAccount token.
+func checkAudience(v string) error {
+	if len(v) > maxAudience || strings.ContainsFunc(v, func(r rune) bool { return r == unicode.ReplacementChar || !unicode.IsGraphic(r) }) {
+		return fmt.Errorf("%q (at most %d bytes without control characters; empty for the API server's own)", shorten(v, 60), maxAudience)
+	}
 	return nil
 }
 
