@@ -214,7 +214,11 @@ func (a *Agent) tend(ctx context.Context) time.Duration {
 		a.tokenBackoff.reset()
 		a.solved("token")
 		at, _ := a.session.next()
-		return max(time.Until(at), 0)
+		wait := max(time.Until(at), 0)
+		if a.unheard() {
+			wait = min(wait, maxRenewInterval-jitter(maxRenewInterval/10))
+		}
+		return wait
 	}
 	p := problemOf(err)
 	a.tell("token", p)
@@ -231,12 +235,19 @@ func (a *Agent) keepToken(ctx context.Context) error {
 		}
 		a.session, a.candidate = s, nil
 		a.log.Info("took the token of an earlier run into use", "expires", s.Expires.UTC().Truncate(time.Second))
-		if !s.Renewable {
+		if !s.Renewable && !a.unheard() {
 			return nil // its first use tells whether it is still good
 		}
 	}
 	relogin := a.relogin
 	a.relogin = false
+	if s := a.session; s != nil && !s.dead && !relogin && a.unheard() {
+		if at, _ := s.next(); time.Now().Before(at) {
+			if err := a.lookUp(ctx, s); err != nil || !s.dead {
+				return err
+			}
+		}
+	}
 	if s := a.session; s != nil && !s.dead && !relogin {
 		// A token whose renewals keep failing is replaced before it ends.
 		if _, login := s.next(); !login && time.Until(s.Expires) > s.lead() {

@@ -133,6 +133,8 @@ func (f *fakeVault) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			token.expires = time.Now().Add(min(token.role.ttl, time.Until(token.born.Add(token.role.max))))
 			f.auth(w, r.Header.Get("X-Vault-Token"), token)
 		}
+	case path == "auth/token/lookup-self":
+		answer(w, map[string]any{"data": map[string]any{"ttl": int(time.Until(token.expires).Seconds())}})
 	case path == "auth/token/revoke-self":
 		token.revoked = true
 		w.WriteHeader(204)

@@ -272,6 +272,51 @@ func TestPublishedTokenIsDead(t *testing.T) {
 	})
 }
 
+// Where nothing is read and the token is not renewed, it is looked up: one that
+// was revoked is replaced in minutes, whether the agent was started again or not.
+func TestPublishedTokenIsRevoked(t *testing.T) {
+	for name, c := range map[string]struct {
+		role    fakeRole
+		restart bool
+		within  time.Duration
+	}{
+		"not renewable":          {fakeRole{ttl: 24 * time.Hour, fixed: true}, false, 11 * time.Minute},
+		"batch":                  {fakeRole{ttl: 24 * time.Hour, batch: true}, false, 11 * time.Minute},
+		"renewable":              {fakeRole{ttl: 24 * time.Hour, max: 48 * time.Hour}, false, 11 * time.Minute},
+		"not renewable, adopted": {fakeRole{ttl: 24 * time.Hour, fixed: true}, true, time.Second},
+		"batch, adopted":         {fakeRole{ttl: 24 * time.Hour, batch: true}, true, time.Second},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := newPod(t, env("db.env", "kv/app"))
+				p.conf.Files = nil
+				p.conf.TokenFile = &config.TokenFile{Path: "token", Mode: 0o400}
+				p.vault.role = c.role
+				run := p.start()
+				after(12 * time.Hour)
+				p.wantReady()
+				if calls := p.vault.taken(); p.vault.minted != 1 || len(calls) > 85 {
+					t.Errorf("%d tokens, %d calls", p.vault.minted, len(calls))
+				}
+				p.vault.set(func() { p.vault.tokens[tokenPrefix+"1"].revoked = true })
+				if c.restart {
+					run.terminate()
+					run = p.start()
+				}
+				after(c.within)
+				if got := p.file("token"); got != tokenPrefix+"2" {
+					t.Errorf("got %q", got)
+				}
+				after(24 * time.Hour)
+				if p.vault.minted > 3 {
+					t.Errorf("%d tokens", p.vault.minted)
+				}
+				run.terminate()
+			})
+		})
+	}
+}
+
 // Killed between the note of the revocation and the closing of the gate: the
 // next start does as after the whole of it.
 func TestStartAfterInterruptedEnd(t *testing.T) {

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -123,6 +124,32 @@ func (a *Agent) renew(ctx context.Context, s *session) error {
 	a.save(s)
 	a.log.Debug("renewed token", "ttl", granted.String(), "last", last)
 	return nil
+}
+
+// unheard reports whether nothing that the agent does would tell it that its
+// token was revoked: the token is not renewed, and no entry is read.
+func (a *Agent) unheard() bool {
+	s := a.session
+	return s != nil && (!s.Renewable || s.TTL == 0) && !slices.ContainsFunc(a.entries, func(e *entry) bool { return e.file.Data == nil })
+}
+
+// lookUp asks whether a token is still good. Where that is not allowed it is
+// taken to be.
+func (a *Agent) lookUp(ctx context.Context, s *session) error {
+	e := &exchange{}
+	_, err := s.self.Auth().Token().LookupSelfWithContext(watch(ctx, e))
+	if err == nil {
+		return nil
+	}
+	p := classify(fmt.Sprintf("looking up the token of role %q at %s", a.config.Vault.Auth.Role, a.config.Vault.Address), err, e)
+	switch {
+	case p.InvalidToken:
+		s.dead = true
+		return nil
+	case p.Denied:
+		return nil
+	}
+	return p
 }
 
 // grant is the life that an answer grants. What is no life at all is none,
