@@ -122,6 +122,7 @@ func TestValidate(t *testing.T) {
 		{"half a client certificate", func(a *Agent) { a.Vault.ClientKey = "" }, `vault.clientCert: clientCert and clientKey belong together`},
 		{"proxy password", func(a *Agent) { a.Vault.Proxy = "http://u:hunter2@proxy" }, `vault.proxy: holds credentials`},
 		{"proxy", func(a *Agent) { a.Vault.Proxy = "proxy:3128" }, `vault.proxy: "proxy:3128" has no scheme and host`},
+		{"proxy with TLS", func(a *Agent) { a.Vault.Proxy = "HTTPS://proxy:3128" }, `vault.proxy: "HTTPS://proxy:3128" is not spoken to in plain HTTP (such as "http://proxy.example:3128"`},
 		{"timeout", func(a *Agent) { a.Vault.Timeout = 1 }, `vault.timeout: 1ns (at least 1s)`},
 		{"header", func(a *Agent) { a.Vault.Headers = map[string]string{"a b": ""} }, `vault.headers: "a b" is no name of a header`},
 		{"header with credentials", func(a *Agent) { a.Vault.Headers = map[string]string{"authorization": "hunter2"} }, `vault.headers: "authorization" would hold credentials`},

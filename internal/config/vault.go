@@ -80,12 +80,21 @@ func CheckAddress(address string) error {
 	return nil
 }
 
-// CheckProxy says what is wrong with the URL of a proxy. There may be none.
+// CheckProxy says what is wrong with the URL of a proxy. There may be none. One
+// that is spoken to with TLS would be trusted by Vault's CA, and be shown the
+// client certificate that is meant for Vault.
 func CheckProxy(proxy string) error {
 	if proxy == "" {
 		return nil
 	}
-	return checkOrigin(proxy, "http://proxy.example:3128")
+	const example = "http://proxy.example:3128"
+	if err := checkOrigin(proxy, example); err != nil {
+		return err
+	}
+	if strings.HasPrefix(strings.ToLower(proxy), "https:") {
+		return fmt.Errorf("%q is not spoken to in plain HTTP (such as %q; what goes through it to an https address is encrypted all the same)", proxy, example)
+	}
+	return nil
 }
 
 // checkOrigin says what is wrong with a URL that names a server and nothing on it.
