@@ -107,7 +107,7 @@ func (n *notifier) run(ctx context.Context, set string) {
 // target names whom a notification is for.
 func target(to config.Notification) string {
 	if to.HTTP != nil {
-		return to.HTTP.URL
+		return to.HTTP.Target()
 	}
 	return to.Signal.Process
 }
@@ -131,20 +131,20 @@ func request(ctx context.Context, to *config.HTTPRequest) error {
 	}
 	r, err := http.NewRequestWithContext(ctx, method, to.URL, http.NoBody)
 	if err != nil {
-		return fmt.Errorf("notifying %s: %w", to.URL, err)
+		return fmt.Errorf("notifying %s: %s", to.Target(), cause(err))
 	}
 	r.Header.Set("User-Agent", "latchkey-agent/"+version.Version)
 	resp, err := loopback.RoundTrip(r)
 	if err != nil {
-		return fmt.Errorf("notifying %s: %s", to.URL, cause(err))
+		return fmt.Errorf("notifying %s: %s", to.Target(), cause(err))
 	}
 	_, err = io.Copy(io.Discard, io.LimitReader(resp.Body, 64<<10))
 	resp.Body.Close()
 	if resp.StatusCode < 200 || resp.StatusCode > 299 {
-		return fmt.Errorf("notifying %s: answered %d (2xx)", to.URL, resp.StatusCode)
+		return fmt.Errorf("notifying %s: answered %d (2xx)", to.Target(), resp.StatusCode)
 	}
 	if err != nil {
-		return fmt.Errorf("notifying %s: reading the answer: %w", to.URL, err)
+		return fmt.Errorf("notifying %s: reading the answer: %w", to.Target(), err)
 	}
 	return nil
 }

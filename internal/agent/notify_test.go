@@ -18,7 +18,7 @@ import (
 )
 
 var notifyApp = []config.Notification{
-	{HTTP: &config.HTTPRequest{URL: "http://127.0.0.1:8080/-/reload"}},
+	{HTTP: &config.HTTPRequest{URL: "http://127.0.0.1:8080/-/reload?key=" + fixturePassword}},
 	{Signal: &config.ProcessSignal{Process: "nginx"}},
 }
 
@@ -196,26 +196,27 @@ func TestRequest(t *testing.T) {
 	var asked []string
 	status := http.StatusNoContent
 	server := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		asked = append(asked, r.Method+" "+r.URL.Path)
+		asked = append(asked, r.Method+" "+r.URL.String())
 		w.Header().Set("Location", "/elsewhere")
 		w.WriteHeader(status)
 	}))
 	defer server.Close()
-	to := &config.HTTPRequest{URL: server.URL + "/-/reload"}
+	to := &config.HTTPRequest{URL: server.URL + "/-/reload?key=" + fixturePassword}
 	if err := request(t.Context(), to); err != nil {
 		t.Error(err)
 	}
 	to.Method = "PUT"
 	for _, status = range []int{307, 404, 500} {
-		if err := request(t.Context(), to); err == nil || !strings.Contains(err.Error(), "/-/reload: answered ") {
+		if err := request(t.Context(), to); err == nil || !strings.Contains(err.Error(), "/-/reload: answered ") || strings.Contains(err.Error(), fixturePassword) {
 			t.Errorf("%d: got %v", status, err)
 		}
 	}
-	if want := []string{"POST /-/reload", "PUT /-/reload", "PUT /-/reload", "PUT /-/reload"}; !slices.Equal(asked, want) {
+	const path = " /-/reload?key=" + fixturePassword
+	if want := []string{"POST" + path, "PUT" + path, "PUT" + path, "PUT" + path}; !slices.Equal(asked, want) {
 		t.Errorf("asked for %q", asked)
 	}
 	server.Close()
-	if err := request(t.Context(), to); err == nil || !strings.HasSuffix(err.Error(), "connection refused") {
+	if err := request(t.Context(), to); err == nil || !strings.HasSuffix(err.Error(), "connection refused") || strings.Contains(err.Error(), fixturePassword) {
 		t.Errorf("got %v", err)
 	}
 }

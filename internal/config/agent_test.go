@@ -147,6 +147,11 @@ func TestValidate(t *testing.T) {
 		{"notify outside", func(a *Agent) { a.Notify[0].HTTP.URL = "http://example.com/" }, `notify[0]: http.url "http://example.com/" leaves the pod`},
 		{"notify password", func(a *Agent) { a.Notify[0].HTTP.URL = "http://u:hunter2@127.0.0.1/" }, `notify[0]: http.url holds credentials`},
 		{"notify no URL", func(a *Agent) { a.Notify[0].HTTP.URL = "127.0.0.1:80" }, `notify[0]: http.url "127.0.0.1:80" is not a URL`},
+		{"notify query", func(a *Agent) { a.Notify[0].HTTP.URL = "http://example.com/?token=hunter2" }, `notify[0]: http.url "http://example.com/" leaves the pod`},
+		{"notify zone", func(a *Agent) { a.Notify[0].HTTP.URL = "http://[::1%25eth0]/" }, `leaves the pod (a loopback host`},
+		{"notify port", func(a *Agent) { a.Notify[0].HTTP.URL = "http://127.0.0.1:65536/" }, `notify[0]: http.url "http://127.0.0.1:65536/" has no port`},
+		{"notify port 0", func(a *Agent) { a.Notify[0].HTTP.URL = "http://localhost:0/" }, `notify[0]: http.url "http://localhost:0/" has no port`},
+		{"notify no port", func(a *Agent) { a.Notify[0].HTTP.URL = "http://[::1]:/" }, `notify[0]: http.url "http://[::1]:/" has no port`},
 		{"notify method", func(a *Agent) { a.Notify[0].HTTP.Method = "DELETE" }, `notify[0]: http.method "DELETE" (GET, POST, PUT, PATCH)`},
 		{"notify process", func(a *Agent) { a.Notify[1].Signal.Process = "/bin/nginx" }, `notify[1]: signal.process "/bin/nginx"`},
 		{"notify signal", func(a *Agent) { a.Notify[1].Signal.Signal = "SIGKILL" }, `notify[1]: signal.signal "SIGKILL" (SIGHUP, SIGUSR1`},
@@ -166,6 +171,16 @@ func TestValidate(t *testing.T) {
 		a.Version = 7
 		if got := a.Validate(); !strings.Contains(got.Error(), c.want) || !strings.Contains(got.Error(), "version: 7 (1)") {
 			t.Errorf("%s: not all problems at once: %v", c.name, got)
+		}
+	}
+}
+
+// A notification may go to any loopback host, and to any port.
+func TestNotificationURL(t *testing.T) {
+	for _, url := range []string{"http://127.0.0.1/", "http://127.9.9.9:1/-/reload", "https://[::1]:65535", "http://localhost:8080/?a=b"} {
+		n := Notification{HTTP: &HTTPRequest{URL: url}}
+		if errs := n.Validate(); len(errs) != 0 {
+			t.Errorf("%s: %v", url, errs)
 		}
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -29,9 +30,11 @@ func (r *HTTPRequest) validate() []error {
 	case err != nil && strings.Contains(r.URL, "@"), u != nil && u.User != nil:
 		errs = append(errs, fmt.Errorf("http.url holds credentials (a URL without user and password)"))
 	case err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "":
-		errs = append(errs, fmt.Errorf("http.url %q is not a URL (such as \"http://127.0.0.1:8080/-/reload\")", r.URL))
+		errs = append(errs, fmt.Errorf("http.url %q is not a URL (such as \"http://127.0.0.1:8080/-/reload\")", r.Target()))
 	case !isLoopback(u.Hostname()):
-		errs = append(errs, fmt.Errorf("http.url %q leaves the pod (a loopback host: 127.0.0.1, ::1, localhost)", r.URL))
+		errs = append(errs, fmt.Errorf("http.url %q leaves the pod (a loopback host: 127.0.0.1, ::1, localhost)", r.Target()))
+	case !isPort(u):
+		errs = append(errs, fmt.Errorf("http.url %q has no port after its colon, or one that is none (1 to 65535, or none and no colon)", r.Target()))
 	}
 	if methods := []string{"", "GET", "POST", "PUT", "PATCH"}; !slices.Contains(methods, r.Method) {
 		errs = append(errs, fmt.Errorf("http.method %q (%s)", r.Method, strings.Join(methods[1:], ", ")))
@@ -39,9 +42,25 @@ func (r *HTTPRequest) validate() []error {
 	return errs
 }
 
+// Target is the URL as it may be logged: its query may hold a token.
+func (r *HTTPRequest) Target() string {
+	target, _, _ := strings.Cut(r.URL, "?")
+	return target
+}
+
+// isLoopback knows every loopback address; one with a zone names an interface,
+// which may be another.
 func isLoopback(host string) bool {
 	ip, err := netip.ParseAddr(host)
-	return host == "localhost" || err == nil && ip.Unmap().IsLoopback()
+	return host == "localhost" || err == nil && ip.Zone() == "" && ip.Unmap().IsLoopback()
+}
+
+func isPort(u *url.URL) bool {
+	if u.Port() == "" {
+		return !strings.HasSuffix(u.Host, ":")
+	}
+	port, err := strconv.ParseUint(u.Port(), 10, 16)
+	return err == nil && port > 0
 }
 
 func (s *ProcessSignal) validate() []error {
