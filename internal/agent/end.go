@@ -53,7 +53,7 @@ func (a *Agent) revokes() bool {
 func (a *Agent) finish() error {
 	if !a.revokes() {
 		if said := a.config.RevokeOnExit; said != nil && *said {
-			a.log.Warn("done; the token is not revoked, since what is published needs it (revokeOnExit has no effect here)")
+			a.log.Warn("done; the token is not revoked, since what is published needs it (latchkey.dev/revoke-on-exit has no effect here)")
 			return nil
 		}
 		a.log.Info("done, token kept")

@@ -75,7 +75,7 @@ func TestInitKeepsToken(t *testing.T) {
 				if revoked := p.vault.good() == 0; revoked != c.revoked {
 					t.Errorf("revoked: %v", revoked)
 				}
-				if told := strings.Contains(p.logs.String(), "revokeOnExit has no effect"); told != (c.token && c.revoke != nil) {
+				if told := strings.Contains(p.logs.String(), "latchkey.dev/revoke-on-exit has no effect"); told != (c.token && c.revoke != nil) {
 					t.Errorf("told that it is kept all the same: %v", told)
 				}
 				if p.kept("token.json") == c.revoked {

@@ -245,6 +245,6 @@ func (a *Agent) tellNobody() error {
 // remember keeps which set everyone was told of.
 func (a *Agent) remember(set string) {
 	if err := a.volume.WritePrivate(keptTold, []byte(set)); err != nil {
-		a.log.Warn("keeping what was told; it is told again after a restart", "error", err)
+		a.log.Warn("keeping what was told; it is told again after a restart", "reason", err)
 	}
 }

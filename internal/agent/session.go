@@ -223,7 +223,7 @@ func (a *Agent) save(s *session) {
 		err = a.volume.WritePrivate(keptToken, data)
 	}
 	if err != nil {
-		a.log.Warn("keeping the token for a restart", "error", err)
+		a.log.Warn("keeping the token for a restart", "reason", err)
 	}
 }
 

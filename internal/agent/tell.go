@@ -36,6 +36,6 @@ func (a *Agent) setReason(text string) {
 	}
 	a.reason = text
 	if err := a.volume.WritePrivate(keptStatus, []byte(oneLine(text)+"\n")); err != nil {
-		a.log.Warn("writing the reason of not being ready", "error", err)
+		a.log.Warn("writing the reason of not being ready", "reason", err)
 	}
 }

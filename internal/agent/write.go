@@ -83,7 +83,7 @@ func (r *round) write(q render.Request, key string) (*render.Secret, time.Time, 
 	now := &issued{LeaseDuration: s.LeaseDuration, Data: s.Data, Warnings: s.Warnings}
 	now.Again = a.writeAgain(key, doing, s, e.date)
 	if err := a.keep(key, now); err != nil {
-		a.log.Warn("keeping the answer of a write for a restart", "path", p, "error", err)
+		a.log.Warn("keeping the answer of a write for a restart", "path", p, "reason", err)
 	}
 	return now.secret(), now.Again, nil
 }
