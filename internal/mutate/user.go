@@ -156,10 +156,18 @@ func canRead(uid int64, pod *corev1.Pod, c *corev1.Container, mode config.Mode, 
 		return true
 	case uid == agent.likelyUID():
 		return mode&0o400 != 0
-	case grouped, gid != nil && agent.gid != nil && *gid == *agent.gid:
+	case grouped, agent.gid != nil && (gid != nil && *gid == *agent.gid || slices.Contains(supplementalGroups(pod), *agent.gid)):
 		return mode&0o040 != 0
 	}
 	return mode&0o004 != 0
+}
+
+// supplementalGroups are the groups that all containers of the pod are in.
+func supplementalGroups(pod *corev1.Pod) []int64 {
+	if pod.Spec.SecurityContext == nil {
+		return nil
+	}
+	return pod.Spec.SecurityContext.SupplementalGroups
 }
 
 // likelyUID is the agent's user, or that of its image where nothing else is known.
