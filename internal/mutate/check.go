@@ -32,8 +32,9 @@ func checkPod(pod *corev1.Pod, spec *Spec, cfg *Config) Problems {
 		p.add("spec.runtimeClassName", "%q cannot hold the app back until its files are there (a runtime with subPath mounts)", *class)
 	}
 	checkNames(pod, &p)
-	checkKnown(Prefix+"containers", spec.Containers, containerNames(pod.Spec.Containers), &p)
-	checkKnown(Prefix+"init-containers", spec.InitContainers, containerNames(pod.Spec.InitContainers), &p)
+	apps, inits := containerNames(pod.Spec.Containers), containerNames(pod.Spec.InitContainers)
+	checkKnown(Prefix+"containers", spec.Containers, apps, Prefix+"init-containers", inits, &p)
+	checkKnown(Prefix+"init-containers", spec.InitContainers, inits, Prefix+"containers", apps, &p)
 	if spec.Containers == nil && len(appContainers(pod, cfg)) == 0 {
 		p.add("spec.containers", "there is none to give the files to (at least one that is no mesh proxy)")
 	}
@@ -49,10 +50,15 @@ func checkPod(pod *corev1.Pod, spec *Spec, cfg *Config) Problems {
 	return p
 }
 
-// checkKnown reports names that no container has.
-func checkKnown(row string, names, known []string, p *Problems) {
+// checkKnown reports names that no container has, and those that belong into
+// the other row.
+func checkKnown(row string, names, known []string, otherRow string, others []string, p *Problems) {
 	for _, name := range names {
 		if slices.Contains(known, name) {
+			continue
+		}
+		if slices.Contains(others, name) {
+			p.add(row, "%q belongs elsewhere (%s)", name, otherRow)
 			continue
 		}
 		known := known[:min(len(known), maxTold)]

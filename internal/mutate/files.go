@@ -2,6 +2,7 @@ package mutate
 
 import (
 	"fmt"
+	"strings"
 
 	"go.yaml.in/yaml/v3"
 
@@ -63,6 +64,9 @@ func parseFile(entry *yaml.Node) (config.File, []error) {
 		return f, one(config.CheckPath(f.Path)) // every other problem would repeat it
 	}
 	errs := f.Validate()
+	if api, ok := strings.CutPrefix(f.Secret, "/v1/"); ok {
+		errs = append(errs, fmt.Errorf("%q has secret %q (%q: without /v1)", f.Path, f.Secret, api))
+	}
 	if f.Data != nil && len(f.Data) == 0 {
 		errs = append(errs, fmt.Errorf("%q has empty data (at least one parameter of the write)", f.Path))
 	}

@@ -86,7 +86,8 @@ const longestName = 63
 
 // didYouMean is a hint at the name that was probably meant, or nothing.
 func didYouMean(name string, known []string) string {
-	best, least := "", max(2, len(name)/3)+1
+	// Of a short name more edits would leave nothing.
+	best, least := "", min(max(2, len(name)/3), len(name)-1)+1
 	for _, k := range known {
 		if max(len(name), len(k)) > longestName {
 			continue

@@ -114,6 +114,10 @@ func readValue(n *yaml.Node, name, typ string, field any) error {
 	case *map[string]any:
 		depth = 2
 	}
+	if _, ok := field.(*config.Mode); ok && n.Kind == yaml.ScalarNode && n.ShortTag() == "!!int" {
+		// As it was written: of a YAML number no more than its value is left.
+		return fmt.Errorf("mode %s is not a string (quote it: \"%s\")", shorten(n.Value, 40), shorten(n.Value, 40))
+	}
 	value, err := plain(n, depth)
 	if err != nil {
 		return fmt.Errorf("%s: %w", name, err)
