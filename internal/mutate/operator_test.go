@@ -301,7 +301,7 @@ func TestDidYouMean(t *testing.T) {
 	known := []string{"files", "refresh", "role", "inject"}
 	for name, want := range map[string]string{
 		"file": "files", "refesh": "refresh", "Inject": "inject", "rloe": "role",
-		"something-else": "",
+		"something-else": "", "x": "", "ole": "role", "xy": "", "abc": "",
 	} {
 		got := didYouMean(name, known)
 		if want == "" && got != "" || !strings.Contains(got, want) {
@@ -348,6 +348,27 @@ meshProxies: {}
 		if _, err := ParseConfig([]byte(text)); err == nil || err.Error() != want {
 			t.Errorf("%s: %v, want %s", text, err, want)
 		}
+	}
+}
+
+// The API server takes a signer without a selector for one that selects nothing.
+func TestSignerWithoutSelectorMeansAllItsBundles(t *testing.T) {
+	for text, want := range map[string]int{
+		"{signerName: example.com/vault}":                                            0,
+		"{signerName: example.com/vault, labelSelector: {matchLabels: {env: prod}}}": 1,
+	} {
+		cfg, err := ParseConfig([]byte("connections: {default: {address: 'https://vault', clusterTrustBundle: " + text + "}}"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		bundle := cfg.Connections["default"].CASource.ClusterTrustBundle
+		if bundle.LabelSelector == nil || len(bundle.LabelSelector.MatchLabels) != want {
+			t.Errorf("%s: selector %v", text, bundle.LabelSelector)
+		}
+	}
+	cfg, err := ParseConfig([]byte("connections: {default: {address: 'https://vault', clusterTrustBundle: {name: vault}}}"))
+	if err != nil || cfg.Connections["default"].CASource.ClusterTrustBundle.LabelSelector != nil {
+		t.Errorf("a bundle's name has a selector beside it: %v", err)
 	}
 }
 

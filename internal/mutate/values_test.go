@@ -39,3 +39,18 @@ func TestMountPaths(t *testing.T) {
 		}
 	}
 }
+
+// The API server counts the lifetime of tokens in whole seconds, from 10 minutes
+// on.
+func TestTokenExpiration(t *testing.T) {
+	for value, want := range map[string]int64{
+		"10m": 600, "600s": 600, "1h0.5m": 3630, "24h": 86400, "600000ms": 600,
+		"599s": 0, "600.5s": 0, "86400.000000001s": 0, "24h1s": 0, "-10m": 0, "600": 0, "": 0,
+	} {
+		var s Spec
+		errs := setTokenExpiration(&s, value)
+		if s.TokenSeconds != want || (len(errs) == 0) != (want != 0) {
+			t.Errorf("%q: %d seconds, %v, want %d", value, s.TokenSeconds, errs, want)
+		}
+	}
+}
