@@ -477,3 +477,38 @@ func TestTerminatedBeforeAdoption(t *testing.T) {
 		})
 	}
 }
+
+// An init container that runs again when a certificate is due, and cannot get
+// another, publishes the one that is good still, but none that is over.
+func TestInitWithKeptAnswer(t *testing.T) {
+	for name, c := range map[string]struct {
+		later time.Duration
+		fault func(http.ResponseWriter, *http.Request) bool
+		good  bool
+	}{
+		"good still":       {20 * time.Hour, says(500, nil, `{"errors":["internal error"]}`), true},
+		"over":             {25 * time.Hour, says(500, nil, `{"errors":["internal error"]}`), false},
+		"someone must act": {20 * time.Hour, says(403, nil, `{"errors":["permission denied"]}`), false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := newPod(t, certificate("tls"))
+				p.conf.Lifecycle = config.Init
+				p.issues(24 * time.Hour)
+				if err := <-p.start().result; err != nil {
+					t.Fatal(err)
+				}
+				after(c.later)
+				p.vault.fault = func(w http.ResponseWriter, r *http.Request) bool {
+					return strings.HasPrefix(r.URL.Path, "/v1/pki/") && c.fault(w, r)
+				}
+				if err := <-p.start().result; (err == nil) != c.good {
+					t.Errorf("got %v", err)
+				}
+				if told := strings.Contains(p.logs.String(), "publishing what an earlier run was given"); told != c.good {
+					t.Errorf("told: %v", told)
+				}
+			})
+		})
+	}
+}

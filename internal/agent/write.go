@@ -23,7 +23,9 @@ import (
 // with what was made.
 type issued struct {
 	// Again is when to write again; zero is never.
-	Again         time.Time
+	Again time.Time
+	// End is when what was made is no good any more; zero is not known.
+	End           time.Time
 	LeaseDuration int // seconds
 	Data          map[string]any
 	Warnings      []string
@@ -41,20 +43,34 @@ func (a *Agent) writeKey(q render.Request) (string, error) {
 }
 
 // write returns what an earlier write brought for as long as that is good, and
-// else writes.
+// else writes. An init container, which has no last good files to go on with, is
+// given what is near its end rather than nothing.
 func (r *round) write(q render.Request, key string) (*render.Secret, time.Time, error) {
-	a := r.agent
-	was := a.issuedBefore(key)
+	was := r.agent.issuedBefore(key)
 	if was != nil && (was.Again.IsZero() || time.Now().Before(was.Again)) {
 		return was.secret(), was.Again, nil
 	}
+	now, err := r.issue(q, key, was != nil)
+	if err == nil {
+		return now.secret(), now.Again, nil
+	}
+	if r.agent.once() && was != nil && time.Now().Before(was.End) && !problemOf(err).Act {
+		r.agent.log.Warn("publishing what an earlier run was given, since there is no other now", "until", was.End.UTC().Truncate(time.Second), "reason", err)
+		return was.secret(), was.Again, nil
+	}
+	return nil, time.Time{}, err
+}
+
+// issue writes, and keeps the answer. Before says that an earlier write had one.
+func (r *round) issue(q render.Request, key string, before bool) (*issued, error) {
+	a := r.agent
 	p := strings.Trim(q.Path, "/")
 	doing := fmt.Sprintf("writing %q", p)
 	if p := a.refused.at(key); p != nil {
-		return nil, time.Time{}, p
+		return nil, p
 	}
 	if p := r.isDown(); p != nil {
-		return nil, time.Time{}, p
+		return nil, p
 	}
 	e := &exchange{}
 	s, err := r.session.secrets.Logical().WriteWithContext(watch(r.ctx, e), p, q.Data)
@@ -66,26 +82,33 @@ func (r *round) write(q render.Request, key string) (*render.Secret, time.Time, 
 		}
 		p.Missing = p.status == http.StatusNotFound
 		if errors.Is(err, errTooLong) {
-			return nil, time.Time{}, r.unusable(key, p.Text, was != nil)
+			return nil, r.unusable(key, p.Text, before)
 		}
-		return nil, time.Time{}, p
+		return nil, p
 	case e.status == http.StatusNotFound: // with data, which the library takes for success
-		return nil, time.Time{}, &Problem{Act: true, Missing: true, Text: doing + ": answered 404"}
+		return nil, &Problem{Act: true, Missing: true, Text: doing + ": answered 404"}
 	case s != nil && s.LeaseID != "":
-		return nil, time.Time{}, r.refuse(doing, key, s.LeaseID)
+		return nil, r.refuse(doing, key, s.LeaseID)
 	case s != nil && s.WrapInfo != nil:
-		return nil, time.Time{}, r.unusable(key, doing+": answered with a wrapped secret"+wantData, was != nil)
+		return nil, r.unusable(key, doing+": answered with a wrapped secret"+wantData, before)
 	case s != nil && s.Auth != nil:
-		return nil, time.Time{}, r.unusable(key, doing+": answered with a token"+wantData, was != nil)
+		return nil, r.unusable(key, doing+": answered with a token"+wantData, before)
 	case s == nil || len(s.Data) == 0:
-		return nil, time.Time{}, r.unusable(key, fmt.Sprintf("%s: answered %d without data%s", doing, e.status, wantData), was != nil)
+		return nil, r.unusable(key, fmt.Sprintf("%s: answered %d without data%s", doing, e.status, wantData), before)
 	}
 	now := &issued{LeaseDuration: s.LeaseDuration, Data: s.Data, Warnings: s.Warnings}
-	now.Again = a.writeAgain(key, doing, s, e.date)
+	life, ends := lifeOf(s, e.date)
+	if ends {
+		now.End = time.Now().Add(life)
+	}
+	now.Again = a.writeAgain(key, life, ends && life <= 0)
+	if ends && life <= 0 {
+		a.log.Warn(doing + ": the answer states an end that is over; it is published all the same, and asked for again later")
+	}
 	if err := a.keep(key, now); err != nil {
 		a.log.Warn("keeping the answer of a write for a restart", "path", p, "reason", err)
 	}
-	return now.secret(), now.Again, nil
+	return now, nil
 }
 
 func (i *issued) secret() *render.Secret {
@@ -144,16 +167,11 @@ func (a *Agent) issuedBefore(key string) *issued {
 // with this write states, and at two thirds of the life that the answer states.
 // Where that is over already, at the interval of other secrets: another answer
 // may be no better.
-func (a *Agent) writeAgain(key, doing string, s *api.Secret, date time.Time) (at time.Time) {
+func (a *Agent) writeAgain(key string, life time.Duration, over bool) (at time.Time) {
 	sooner := func(after time.Duration) {
 		if t := time.Now().Add(max(after, config.MinRefresh)); at.IsZero() || t.Before(at) {
 			at = t
 		}
-	}
-	life, ends := lifeOf(s, date)
-	over := ends && life <= 0
-	if over {
-		a.log.Warn(doing + ": the answer states an end that is over; it is published all the same, and asked for again later")
 	}
 	for _, e := range a.entries {
 		f := e.file
