@@ -35,7 +35,7 @@ func serve(ctx context.Context, args []string, std streams) error {
 	fs.StringVar(&o.OpsListen, "ops-listen", ":8080", "`ADDRESS` of /livez, /readyz and /metrics; plain HTTP without --ops-cert-dir")
 	fs.StringVar(&o.OpsCertDir, "ops-cert-dir", "", "`DIR` with tls.crt and tls.key for the ops address; they may change")
 	fs.StringVar(&o.OpsClientCA, "ops-client-ca", "", "PEM `FILE`: /metrics is for clients with a certificate of this CA; it may change")
-	fs.DurationVar(&o.Drain, "drain", 5*time.Second, "`DURATION` of serving on after SIGTERM, while not ready")
+	fs.DurationVar(&o.Drain, "drain", 10*time.Second, "`DURATION` of serving on after SIGTERM, while not ready")
 	level := fs.String("log-level", "info", "debug, info, warn or error")
 	format := fs.String("log-format", "json", "json or text")
 	if err := parseFlags(fs, args); err != nil {

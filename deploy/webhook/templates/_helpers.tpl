@@ -61,6 +61,11 @@ of mode cert-manager is in a Secret of the same name, which it annotates.
 {{- $mode -}}
 {{- end }}
 
+{{/* The seconds of a duration such as 2160h. */}}
+{{- define "latchkey.seconds" -}}
+{{- (mustDateModify . (toDate "2006" "1970")).Unix -}}
+{{- end }}
+
 {{/* Whether anything in the pod asks the API server; else it has no token. */}}
 {{- define "latchkey.usesAPI" -}}
 {{- if or .Values.check.rbac (eq (include "latchkey.certMode" .) "self-managed") }}true{{ else }}false{{ end }}
