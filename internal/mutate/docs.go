@@ -27,7 +27,7 @@ metadata:
 ` + "```" + `
 
 All values are strings, so ` + "`\"true\"`" + ` and numbers are quoted. A pod whose annotations are wrong is refused, and the
-message names every mistake at once; an annotation below ` + "`" + Prefix + "`" + ` that is not in the table is a mistake too.
+message names all mistakes at once, up to 50; an annotation below ` + "`" + Prefix + "`" + ` that is not in the table is a mistake too.
 ` + "`injector render -f pod.yaml --config config.yaml -o diff`" + ` shows what a pod becomes, without a cluster. ` + "`config.yaml`" + ` is
 the [operator's configuration](configuration.md), which the chart keeps in the ConfigMap ` + "`latchkey-injector`" + `; without it the built-in
 defaults hold. What is printed is for looking and for CI, not for applying: it lacks the pull secrets of the pod's
@@ -60,7 +60,8 @@ latchkey.dev/files: |
       {{ with secret "kv/data/payments" }}password={{ .Data.data.password }}{{ end }}
 ` + "```" + `
 
-All files appear together, before the app starts, and whatever changes later is swapped in by one rename. YAML aliases are refused.
+All files appear together, before the app starts unless the lifecycle is ` + "`sidecar`" + `, and whatever changes later is swapped in by one
+rename. YAML aliases are refused.
 
 `
 
@@ -85,7 +86,8 @@ latchkey.dev/notify: |
 ` + "```" + `
 
 Everything that ` + "`" + Prefix + "notify`" + ` lists is told once per change, after the new files are in place, and never of a
-pod's first files. What fails is tried again for a quarter of an hour. Nothing outside the pod can be called.
+pod's first files. What fails is tried again for a quarter of an hour. No other pod and no other host can be called; with
+` + "`hostNetwork`" + ` the node's own services can, since its loopback address is the pod's.
 
 `
 
@@ -114,8 +116,8 @@ const lifecyclesSection = `
 | ` + "`sidecar`" + ` | a native sidecar | at once, and waits for the files itself | yes | with the pod; by itself where there is a token file |
 | ` + "`init`" + ` | an init container that ends | when all files are there | no | at once where nothing has a lease and there is no token file, else by itself |
 
-In all of them the agent starts directly behind a service mesh's native sidecar, and before the init containers that are given
-the files. The operator can set another default than ` + "`native`" + `.
+In all of them the agent starts directly behind a service mesh's native sidecar, and before all other init containers but those that
+stand before that sidecar. The operator can set another default than ` + "`native`" + `.
 
 ## Users and modes
 
@@ -127,7 +129,8 @@ the file.
 ## Resources
 
 The agent's requests and limits meet a ResourceQuota or a LimitRange where the operator's defaults do not. In a pod of the class
-Guaranteed its limits are its requests, so that the pod stays in that class.
+Guaranteed its limits are its requests, so that the pod stays in that class: 100m of CPU and 32Mi of memory, unless more is
+the operator's default or the annotations state others.
 `
 
 // AnnotationsMarkdown is docs/annotations.md.
@@ -138,7 +141,7 @@ func AnnotationsMarkdown() string {
 	for _, r := range table {
 		tableLine(&b, "`"+Prefix+r.name+"`", r.typ, r.def, r.doc)
 	}
-	fmt.Fprintf(&b, "\nThe platform's operator can set other defaults. The injector adds `%s` for people\nand metrics to see; nothing is decided by it.\n", StatusAnnotation)
+	fmt.Fprintf(&b, "\nThe platform's operator can set [other defaults](configuration.md). The injector adds `%s` for people\nand metrics to see; nothing is decided by it.\n", StatusAnnotation)
 	b.WriteString(filesSection)
 	keyTable(&b, fileKeys)
 	fmt.Fprintf(&b, templatesSection, "`"+strings.Join(render.Functions(), "`, `")+"`")
