@@ -131,7 +131,8 @@ func (w *trust) waitRotated(before map[string]*x509.Certificate, newCA bool) map
 	w.t.Helper()
 	start := time.Now()
 	// The kubelet brings a changed Secret into a pod within a minute or two,
-	// and at once where the pod has changed.
+	// and at once where the pod has changed. There one of another CA rests for a
+	// minute.
 	kubectl(w.t, "annotate", "pod", "--overwrite", "-l", selectInjector, "latchkey.test/renewed="+start.Format("150405.000"))
 	poll(w.t, "every replica to serve a new certificate", func() bool {
 		if broken := w.failed(); broken != "" {
