@@ -166,7 +166,7 @@ func TestRenderDiff(t *testing.T) {
 func TestAnnotations(t *testing.T) {
 	code, out, _ := call(t, "", "annotations", "-o", "json")
 	var rows []struct{ Name, Type, Default, Description string }
-	if err := json.Unmarshal([]byte(out), &rows); code != 0 || err != nil || len(rows) < 11 {
+	if err := json.Unmarshal([]byte(out), &rows); code != 0 || err != nil || len(rows) < 23 {
 		t.Fatalf("exit code %d, %d rows: %v", code, len(rows), err)
 	}
 	_, page, _ := call(t, "", "annotations")
