@@ -2,6 +2,7 @@ package server
 
 import (
 	"crypto/tls"
+	"errors"
 	"io"
 	"net/http"
 	"strings"
@@ -42,5 +43,27 @@ func TestConnectionsEndWhileDraining(t *testing.T) {
 	}
 	if err := <-r.ended; err != nil {
 		t.Errorf("the server ended with: %v", err)
+	}
+}
+
+// A server that has to end for a fault of its own serves on as long as one that
+// was told to.
+func TestFailureDrains(t *testing.T) {
+	r := start(t)
+	r.await("waiting for certificate")
+	r.certify(time.Now().Add(time.Hour))
+	r.await("starting webhook")
+	r.await("")
+	fault := errors.New("the authority has ended")
+	r.failed <- fault
+	r.await("shutting down")
+	if code, _ := r.ops("/readyz"); code != http.StatusServiceUnavailable {
+		t.Errorf("/readyz while draining: %d", code)
+	}
+	if err := <-r.ended; !errors.Is(err, fault) {
+		t.Errorf("ended with %v, want %v", err, fault)
+	}
+	if !strings.Contains(r.log.String(), "draining") {
+		t.Errorf("log\n%s", r.log)
 	}
 }

@@ -67,7 +67,9 @@ type server struct {
 	// is told of each.
 	state    atomic.Pointer[string]
 	draining atomic.Bool
-	changed  func(state string)
+	// failed is told why the server has to end.
+	failed  chan error
+	changed func(state string)
 }
 
 const waitingForCertificate = "waiting for certificate"
@@ -103,26 +105,26 @@ func (s *server) run(ctx context.Context) error {
 	// Serving outlasts ctx by the time of draining.
 	serving, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
-	failed := make(chan error, 2)
+	s.failed = make(chan error, 2)
 	ops, err := s.listenOps(serving)
 	if err != nil {
 		return err
 	}
 	s.opsAddr = ops.Addr()
 	opsServer := &http.Server{Handler: within(patience, s.opsHandler()), ReadHeaderTimeout: patience, IdleTimeout: time.Minute}
-	go func() { failed <- fmt.Errorf("serving probes and metrics: %w", opsServer.Serve(ops)) }()
+	go func() { s.failed <- fmt.Errorf("serving probes and metrics: %w", opsServer.Serve(ops)) }()
 	defer func() { _ = opsServer.Close() }()
 	go s.config.watch(serving, reloadEvery)
 	go func() {
 		if err := s.certs.Run(serving); err != nil {
-			failed <- err
+			s.failed <- err
 		}
 	}()
 
 	s.is(waitingForCertificate)
 	select {
 	case <-s.certs.First():
-	case err = <-failed:
+	case err = <-s.failed:
 		return err
 	case <-ctx.Done():
 		return nil // asked to end before there was anything to serve
@@ -147,11 +149,11 @@ func (s *server) run(ctx context.Context) error {
 	go s.readyOnceUp(serving, hook)
 	o.Log.Info("serving", "listen", o.Listen, "opsListen", o.OpsListen)
 
+	var failure error
 	select {
 	case err = <-done:
 		return fmt.Errorf("serving webhook: %w", err)
-	case err = <-failed:
-		return err
+	case failure = <-s.failed: // no reason to lose what is under way
 	case <-ctx.Done():
 	}
 	s.draining.Store(true)
@@ -169,7 +171,7 @@ func (s *server) run(ctx context.Context) error {
 		return fmt.Errorf("serving webhook: %w", err)
 	}
 	o.Log.Info("stopped")
-	return nil
+	return failure
 }
 
 func (s *server) keeper() (*certs.Keeper, error) {
