@@ -21,7 +21,7 @@ func (a *Agent) apply(out []rendered, s *session) {
 		a.setReason(o.first)
 	}
 	// Apps that run already are not made to wait with those that start.
-	if held && (o.down || !a.started) {
+	if held && !a.started {
 		a.postpone(out, o)
 		return
 	}
