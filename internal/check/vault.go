@@ -241,7 +241,7 @@ func (e *env) judgeConnection(name string, c *mutate.Connection, err error) []Re
 	switch {
 	case strings.Contains(text, "proxyconnect"):
 		return fail("correct the connection's proxy: is it running, and is there a way to it from here?", "the proxy of %s cannot be reached: %v", address, cause)
-	case errors.As(err, &dns) && !dns.IsTimeout && !e.inPod && clusterName(host):
+	case errors.As(err, &dns) && !e.inPod && clusterName(host): // whatever the DNS here says, or does not
 		r := notChecked("%s is a name that only the cluster knows", host)
 		r[0].Remedy = fmt.Sprintf("run the check there: kubectl -n %s exec deploy/%s -- /injector check --connection %s", e.InjectorNamespace, injectorName, name)
 		return r
