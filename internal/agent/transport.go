@@ -37,7 +37,7 @@ func dial(v config.Vault, log *slog.Logger) (*transport, error) {
 	if v.CAFile != "" {
 		var err error
 		if pem, err = os.ReadFile(v.CAFile); err != nil {
-			return nil, &Problem{Act: true, Text: fmt.Sprintf("reading the CA of %s: %v (is the volume that holds it mounted?)", v.Address, err)}
+			return nil, &Problem{Act: true, Text: fmt.Sprintf("reading the CA of %s: %v (does what holds it exist in the pod's namespace?)", v.Address, err)}
 		}
 	}
 	next, err := connections(v, pem)

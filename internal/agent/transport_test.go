@@ -122,7 +122,7 @@ func TestTrust(t *testing.T) {
 	}{
 		"other CA":    {func(v *config.Vault) { v.CA = "" }, "certificate signed by unknown authority (correct the connection's ca"},
 		"other name":  {func(v *config.Vault) { v.TLSServerName = "other.test" }, "not other.test (correct the connection's ca or tlsServerName"},
-		"no CA file":  {func(v *config.Vault) { v.CA, v.CAFile = "", "/nonexistent/ca.crt" }, "open /nonexistent/ca.crt: no such file or directory (is the volume that holds it mounted?)"},
+		"no CA file":  {func(v *config.Vault) { v.CA, v.CAFile = "", "/nonexistent/ca.crt" }, "open /nonexistent/ca.crt: no such file or directory (does what holds it exist in the pod's namespace?)"},
 		"bad CA file": {func(v *config.Vault) { v.CA, v.CAFile = "", os.DevNull }, "/dev/null holds no certificate (a PEM bundle)"},
 	} {
 		t.Run(name, func(t *testing.T) {

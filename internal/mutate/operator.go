@@ -32,7 +32,6 @@ type Config struct {
 	ImagePullSecrets []corev1.LocalObjectReference
 	Connections      map[string]*Connection
 	Defaults         Defaults
-	Policy           Policy
 	// RuntimeClassesWithoutSubPath are patterns (path.Match) of the
 	// runtimeClassNames whose runtimes give containers a volume in memory
 	// without what the kubelet resolves of a subPath: the app would find an
@@ -43,14 +42,9 @@ type Config struct {
 	MeshProxies []string
 }
 
-// Policy is what the operator leaves to the authors of pods.
-type Policy struct {
-	// MayOverride are those of overridable that annotations may set.
-	MayOverride []string
-}
-
 // overridable are the settings of the operator's that another injector's
-// annotations can change, where Policy lets them. None of this one's can.
+// annotations can change, where policy.mayOverride lets them. None of this one's
+// can, so that nothing is kept of a policy that is read.
 var overridable []string
 
 // operatorFile is the YAML file as the operator writes it. Durations and
@@ -155,7 +149,6 @@ func (f *operatorFile) compile(p *Problems) *Config {
 		RuntimeClassesWithoutSubPath: f.RuntimeClassesWithoutSubPath,
 		MeshProxies:                  f.MeshProxies,
 		Defaults:                     f.Defaults.compile(p),
-		Policy:                       Policy{MayOverride: f.Policy.MayOverride},
 	}
 	if cfg.RuntimeClassesWithoutSubPath == nil {
 		cfg.RuntimeClassesWithoutSubPath = []string{"kata", "kata-*"}
