@@ -67,6 +67,10 @@ type Agent struct {
 	// TokenFile. Init revokes where nothing has a lease and there is no
 	// TokenFile; true changes nothing there.
 	RevokeOnExit *bool `json:"revokeOnExit,omitempty"`
+	// RetireGrace is how long a replaced token, on which leases hang that apps
+	// used, stays good after all were told of the files that replaced them; 0 is
+	// 5 minutes. Revoking it cuts sessions that apps have open under the old leases.
+	RetireGrace Duration `json:"retireGrace,omitzero"`
 	// Refresh is how long an unleased secret is trusted before it is read again.
 	Refresh Duration `json:"refresh"`
 	// StartTimeout bounds the wait for the first publication; then the agent

@@ -105,6 +105,8 @@ func TestValidate(t *testing.T) {
 		{"mode", func(a *Agent) { a.Files[0].Mode = 0 }, `files[0]: "db.env" has mode 0000 or none`},
 		{"refresh", func(a *Agent) { a.Refresh = Duration(time.Second) }, `refresh: 1s (at least 5s)`},
 		{"start timeout", func(a *Agent) { a.StartTimeout = 0 }, `startTimeout: 0s (at least 1s)`},
+		{"retire grace", func(a *Agent) { a.RetireGrace = -1 }, `retireGrace: -1ns (0s to 24h0m0s)`},
+		{"long retire grace", func(a *Agent) { a.RetireGrace = Duration(25 * time.Hour) }, `retireGrace: 25h0m0s (0s to 24h0m0s)`},
 		{"level", func(a *Agent) { a.Log.Level = "loud" }, `log.level: "loud" (debug, info, warn, error)`},
 		{"format", func(a *Agent) { a.Log.Format = "xml" }, `log.format: "xml" (json, text)`},
 		{"twice", func(a *Agent) { a.Files[1].Path = "db.env" }, `files: path "db.env" stands more than once`},

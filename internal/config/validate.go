@@ -15,6 +15,9 @@ const (
 	MinStartTimeout = time.Second
 )
 
+// MaxRetireGrace keeps replaced tokens from piling up.
+const MaxRetireGrace = 24 * time.Hour
+
 // Validate reports every invalid setting at once, each as `field: problem
 // (what is allowed)`.
 func (a *Agent) Validate() error {
@@ -67,6 +70,9 @@ func (a *Agent) Validate() error {
 	}
 	if time.Duration(a.StartTimeout) < MinStartTimeout {
 		bad("startTimeout", "%s (at least %s)", a.StartTimeout, MinStartTimeout)
+	}
+	if g := time.Duration(a.RetireGrace); g < 0 || g > MaxRetireGrace {
+		bad("retireGrace", "%s (0s to %s)", a.RetireGrace, MaxRetireGrace)
 	}
 	oneOf("log.level", a.Log.Level, "debug", "info", "warn", "error")
 	oneOf("log.format", a.Log.Format, "json", "text")

@@ -19,6 +19,7 @@ import (
 	"io/fs"
 	"os"
 	"path"
+	"slices"
 	"strings"
 
 	"github.com/latchkey-dev/latchkey/internal/config"
@@ -168,6 +169,14 @@ func (v *Volume) WritePrivate(name string, data []byte) error {
 		return err
 	}
 	return v.sync(config.PrivateName)
+}
+
+// Private are the names under which something is kept that begin with prefix.
+func (v *Volume) Private(prefix string) ([]string, error) {
+	names, err := v.entries(config.PrivateName)
+	return slices.DeleteFunc(names, func(name string) bool {
+		return !strings.HasPrefix(name, prefix) || strings.HasSuffix(name, partial)
+	}), err
 }
 
 // RemovePrivate forgets what is kept under name, if anything is.
