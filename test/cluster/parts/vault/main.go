@@ -1,7 +1,7 @@
 // Command vault is a small Vault server for the tests: HashiCorp's own core and HTTP API with only the plugins that the
 // suites use, so that it compiles in minutes and starts in well under a second.
 //
-// It is one plain node. Auth methods: token, kubernetes, jwt, approle, cert. Secrets engines: kv (1 and 2), pki, transit,
+// It is one plain node, unless -raft makes it one of several, whose standbys answer 307. Auth methods: token, kubernetes, jwt, approle, cert. Secrets engines: kv (1 and 2), pki, transit,
 // database (with the PostgreSQL plugin), and Vault's built-in ones. Audit device: file (file_path=stdout is allowed).
 //
 // The data directory survives kill -9. With -unseal-key-file the server unseals itself after a start, as soon as it is
@@ -43,6 +43,7 @@ type options struct {
 	data          string
 	logLevel      string
 	unsealKeyFile string
+	raft          string
 }
 
 func main() {
@@ -54,6 +55,7 @@ func main() {
 	flag.StringVar(&o.data, "data", "", "`directory` of the storage (required)")
 	flag.StringVar(&o.logLevel, "log-level", "info", "trace, debug, info, warn or error")
 	flag.StringVar(&o.unsealKeyFile, "unseal-key-file", "", "`file` with the base64 unseal key; it may appear later")
+	flag.StringVar(&o.raft, "raft", "", "`address` (IP:port) for the other nodes of a raft cluster; one plain node without it")
 	flag.Parse()
 
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
@@ -72,6 +74,8 @@ func (o options) validate() error {
 		return errors.New("-data is missing: name the directory of the storage")
 	case (o.tlsCert == "") != (o.tlsKey == ""):
 		return errors.New("-tls-cert and -tls-key go together: only one is set")
+	case o.raft != "" && o.apiAddr == "":
+		return errors.New("-raft needs -api-addr: a standby has to say where the active node is")
 	case hclog.LevelFromString(o.logLevel) == hclog.NoLevel:
 		return fmt.Errorf("-log-level %q is unknown: use trace, debug, info, warn or error", o.logLevel)
 	}
@@ -88,15 +92,7 @@ func run(ctx context.Context, o options) error {
 	if err := os.MkdirAll(o.data, 0o700); err != nil {
 		return fmt.Errorf("making the data directory: %w", err)
 	}
-	store, err := storage.Open(filepath.Join(o.data, "vault.db"))
-	if err != nil {
-		return err
-	}
-	defer store.Close()
-
-	core, err := vault.NewCore(&vault.CoreConfig{
-		Physical:           store,
-		StorageType:        "bbolt",
+	config := &vault.CoreConfig{
 		RedirectAddr:       o.apiAddr,
 		LogicalBackends:    logicalBackends,
 		CredentialBackends: credentialBackends,
@@ -106,7 +102,20 @@ func run(ctx context.Context, o options) error {
 		Logger:             logger,
 		LogLevel:           o.logLevel,
 		ClusterName:        "latchkey-test",
-	})
+	}
+	if o.raft != "" {
+		if err := openRaft(config, o, logger); err != nil {
+			return err
+		}
+	} else {
+		store, err := storage.Open(filepath.Join(o.data, "vault.db"))
+		if err != nil {
+			return err
+		}
+		defer store.Close()
+		config.Physical, config.StorageType = store, "bbolt"
+	}
+	core, err := vault.NewCore(config)
 	if err != nil {
 		return fmt.Errorf("making the core: %w", err)
 	}
@@ -116,11 +125,18 @@ func run(ctx context.Context, o options) error {
 	if err != nil {
 		return fmt.Errorf("listening on %s: %w", o.listen, err)
 	}
+	handler := vaulthttp.Handler.Handler(&vault.HandlerProperties{
+		Core:           core,
+		ListenerConfig: &configutil.Listener{Address: o.listen},
+	})
+	if o.raft != "" {
+		if err := joinCluster(core, o.raft, handler); err != nil {
+			return err
+		}
+		handler = redirecting(handler)
+	}
 	server := &http.Server{
-		Handler: vaulthttp.Handler.Handler(&vault.HandlerProperties{
-			Core:           core,
-			ListenerConfig: &configutil.Listener{Address: o.listen},
-		}),
+		Handler:           handler,
 		ReadHeaderTimeout: 10 * time.Second,
 		ErrorLog:          logger.Named("http").StandardLogger(nil),
 	}
