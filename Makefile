@@ -26,7 +26,7 @@ INSIDE   := $(CLUSTER) exec --
 STILL    := $(CURDIR)/tools/still.sh
 
 .DEFAULT_GOAL := help
-.PHONY: help build unit test e2e demo bench fuzz lint images generate tidy vuln cluster-up cluster-down cluster-check cluster-tool load root clean
+.PHONY: help build unit test integration e2e demo bench fuzz lint images generate tidy vuln cluster-up cluster-down cluster-check cluster-tool load root clean
 .NOTPARALLEL:
 
 help: ## Show this list
@@ -40,8 +40,13 @@ unit: ## Run the tests that need neither root nor a cluster
 	cd tools && $(STILL) go vet ./... && $(STILL) go test ./...
 	cd test && $(STILL) go vet ./... && $(STILL) go test ./cluster/... ./chart
 
-test: root unit lint e2e ## Run everything: unit tests, lint, and the suite on a real cluster (root)
+test: root unit lint integration e2e ## Run everything: unit tests, lint, the agent on a real Vault, and the suite on a real cluster (root)
 	cd test/cluster/parts/vault && $(STILL) go test ./storage
+
+# The tests wait more than they work, so many run at once.
+integration: ## Run the agent against a real Vault and a real PostgreSQL
+	@cd test && $(STILL) go run ./integration/prepare
+	cd test && $(STILL) go test -count=1 -timeout 30m -parallel 16 ./integration/... $(ARGS)
 
 e2e: root load ## Run the end-to-end suite on a real Kubernetes with a real Vault (root)
 	@$(CLUSTER) add cert-manager
