@@ -135,12 +135,13 @@ type File struct {
 	// Data makes a write of it, with these parameters: scalars and lists of
 	// them. It lies in the pod's spec, so it holds no secrets.
 	Data map[string]any `json:"data,omitempty"`
-	// Format is one of the Format constants. It excludes Files.
+	// Format is one of the Format constants; beside Files, FormatPEM or none.
 	Format string `json:"format,omitempty"`
-	// Key is the one key that FormatRaw writes.
+	// Key is the one key that FormatRaw writes, or the keys joined by "+" that
+	// FormatPEM does.
 	Key string `json:"key,omitempty"`
 	// Files maps names of files below Path to the keys whose exact bytes they
-	// hold.
+	// hold; with FormatPEM, to keys as in Key.
 	Files map[string]string `json:"files,omitempty"`
 	// KV is the version of the KV engine at Secret, 1 or 2; 0 asks Vault.
 	KV int `json:"kv,omitempty"`
@@ -167,10 +168,16 @@ func (f *File) Paths() []string {
 
 // The formats of File.Format.
 const (
-	FormatEnv  = "env"  // sorted KEY='value' lines, quoted for a POSIX shell
-	FormatJSON = "json" // sorted, indented, with a final newline
-	FormatRaw  = "raw"  // the exact bytes of one key
+	FormatEnv        = "env"        // sorted KEY='value' lines, quoted for a POSIX shell
+	FormatJSON       = "json"       // sorted, indented, with a final newline
+	FormatYAML       = "yaml"       // sorted, strings quoted, with a final newline
+	FormatProperties = "properties" // sorted key=value lines, escaped for java.util.Properties
+	FormatRaw        = "raw"        // the exact bytes of one key
+	FormatPEM        = "pem"        // the PEM blocks of one or more keys
 )
+
+// Formats are the formats of File.Format, for messages.
+const Formats = "env, json, yaml, properties, raw, pem"
 
 // TokenFile is a published file that holds the agent's Vault token.
 type TokenFile struct {

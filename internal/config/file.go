@@ -61,8 +61,11 @@ func (f *File) validateSecret() []error {
 		bad("%q has kv beside data (a write goes to the path as it is)", f.Path)
 	}
 	if f.Files != nil {
-		if f.Format != "" || f.Key != "" {
-			bad("%q has files beside format or key (each of files has its key)", f.Path)
+		if f.Format != "" && f.Format != FormatPEM {
+			bad("%q has format %q beside files (pem; without it exact bytes)", f.Path, f.Format)
+		}
+		if f.Key != "" {
+			bad("%q has key %q beside files (each of files has its key)", f.Path, f.Key)
 		}
 		if len(f.Files) == 0 {
 			bad("%q has no files (a map from file names to keys)", f.Path)
@@ -73,26 +76,38 @@ func (f *File) validateSecret() []error {
 			}
 			if f.Files[name] == "" {
 				bad("%q: files: %q has no key (the key to write)", f.Path, name)
+			} else if f.Format == FormatPEM && !arePEMKeys(f.Files[name]) {
+				bad("%q: files: %q has key %q (%s)", f.Path, name, f.Files[name], pemKeys)
 			}
 		}
 		return errs
 	}
 	switch f.Format {
-	case FormatEnv, FormatJSON:
+	case FormatEnv, FormatJSON, FormatYAML, FormatProperties:
 		if f.Key != "" {
-			bad("%q has key %q with format %s (only format raw takes a key)", f.Path, f.Key, f.Format)
+			bad("%q has key %q with format %s (only formats raw and pem take a key)", f.Path, f.Key, f.Format)
 		}
 	case FormatRaw:
 		if f.Key == "" {
 			bad("%q has format raw without key (the key to write)", f.Path)
 		}
+	case FormatPEM:
+		if !arePEMKeys(f.Key) {
+			bad("%q has format pem with key %q (%s)", f.Path, f.Key, pemKeys)
+		}
 	case "":
-		bad("%q has no format (env, json, raw; or files)", f.Path)
+		bad("%q has no format (%s; or files)", f.Path, Formats)
 	default:
-		bad("%q has format %q (env, json, raw)", f.Path, f.Format)
+		bad("%q has format %q (%s)", f.Path, f.Format, Formats)
 	}
 	return errs
 }
+
+// pemKeys is what FormatPEM takes.
+const pemKeys = `one key, or several as in "certificate+ca_chain"`
+
+// arePEMKeys reports whether a key is what FormatPEM takes.
+func arePEMKeys(key string) bool { return !slices.Contains(strings.Split(key, "+"), "") }
 
 // isParameter reports whether a value can be a parameter of a write.
 func isParameter(v any) bool {

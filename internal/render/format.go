@@ -21,8 +21,12 @@ func fileset(f config.File, s *Secret) ([]Output, error) {
 		return []Output{{f.Path, sealed.Of(b)}}, err
 	}
 	var files []Output
+	write := raw
+	if f.Format == config.FormatPEM {
+		write = pems
+	}
 	for _, name := range slices.Sorted(maps.Keys(f.Files)) {
-		b, err := raw(f, s, f.Files[name])
+		b, err := write(f, s, f.Files[name])
 		if err != nil {
 			return nil, err
 		}
@@ -38,20 +42,35 @@ func format(f config.File, s *Secret) ([]byte, error) {
 		return env(s.data())
 	case config.FormatJSON:
 		return encode(s.data(), "  ")
+	case config.FormatYAML:
+		return yamlDocument(s.data())
+	case config.FormatProperties:
+		return properties(s.data())
 	case config.FormatRaw:
 		return raw(f, s, f.Key)
+	case config.FormatPEM:
+		return pems(f, s, f.Key)
 	default:
-		return nil, plain(fmt.Sprintf("unknown format %q (env, json, raw)", f.Format))
+		return nil, plain(fmt.Sprintf("unknown format %q (%s)", f.Format, config.Formats))
 	}
 }
 
 // raw writes the exact bytes of one key.
 func raw(f config.File, s *Secret, key string) ([]byte, error) {
+	v, err := value(f, s, key)
+	if err != nil {
+		return nil, err
+	}
+	return text(v)
+}
+
+// value is what the secret holds at a key.
+func value(f config.File, s *Secret, key string) (any, error) {
 	v, ok := s.data()[key]
 	if !ok {
 		return nil, plain(fmt.Sprintf("secret %q has no key %q", f.Secret, key))
 	}
-	return text(v)
+	return v, nil
 }
 
 // variable is POSIX's Name (XBD 3.216): what a shell can assign to.
