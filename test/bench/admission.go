@@ -10,7 +10,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -18,8 +17,6 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
-	"strconv"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -102,11 +99,11 @@ func admission(ctx context.Context) error {
 	slices.Sort(times)
 	figure(fmt.Sprintf("injector at %d admissions a second, median and p99", steadyRate),
 		fmt.Sprintf("%.2f ms, %.2f ms", 1e3*times[len(times)/2].Seconds(), 1e3*times[len(times)*99/100].Seconds()))
-	rss, err := residentMemory(ours.cmd.Process.Pid)
+	u, err := usageOf(ours.cmd.Process.Pid)
 	if err != nil {
 		return err
 	}
-	figure("… its VmRSS then", fmt.Sprintf("%.1f MiB", rss))
+	figure("… its VmRSS then", fmt.Sprintf("%.1f MiB", u.rss))
 	return nil
 }
 
@@ -122,12 +119,10 @@ type admissionServer struct {
 }
 
 func startServer(ctx context.Context, roots *x509.CertPool, review []byte, command func(listen string) *exec.Cmd) (*admissionServer, error) {
-	free, err := net.Listen("tcp", "127.0.0.1:0")
+	listen, err := freeAddress()
 	if err != nil {
-		return nil, fmt.Errorf("finding a port: %w", err)
+		return nil, err
 	}
-	listen := free.Addr().String()
-	_ = free.Close()
 	s := &admissionServer{
 		cmd: command(listen),
 		client: &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{
@@ -141,24 +136,11 @@ func startServer(ctx context.Context, roots *x509.CertPool, review []byte, comma
 	if err := s.cmd.Start(); err != nil {
 		return nil, fmt.Errorf("starting %s: %w", s.cmd.Path, err)
 	}
-	tick := time.NewTicker(50 * time.Millisecond)
-	defer tick.Stop()
-	for end := time.Now().Add(20 * time.Second); ; {
-		err := s.ask(ctx)
-		if err == nil {
-			return s, nil
-		}
-		if time.Now().After(end) {
-			s.stop()
-			return nil, fmt.Errorf("waiting for %s: %w", s.cmd.Path, err)
-		}
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			s.stop()
-			return nil, ctx.Err()
-		}
+	if err := poll(ctx, 20*time.Second, 50*time.Millisecond, s.cmd.Path, func() error { return s.ask(ctx) }); err != nil {
+		s.stop()
+		return nil, err
 	}
+	return s, nil
 }
 
 func (s *admissionServer) stop() {
@@ -240,40 +222,6 @@ func (s *admissionServer) steady(ctx context.Context, rate int, d time.Duration)
 	}
 	wg.Wait()
 	return times, errors.Join(errs...)
-}
-
-// cpuTime is what a process has used so far.
-func cpuTime(pid int) (time.Duration, error) {
-	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		return 0, fmt.Errorf("reading CPU time: %w", err)
-	}
-	// The name, which may hold blanks, ends with the last parenthesis; user and
-	// system time are the 14th and 15th field, in ticks of 10 ms (proc(5)).
-	fields := strings.Fields(string(data[bytes.LastIndexByte(data, ')')+1:]))
-	user, err := strconv.Atoi(fields[11])
-	if err != nil {
-		return 0, fmt.Errorf("reading CPU time: %w", err)
-	}
-	system, err := strconv.Atoi(fields[12])
-	if err != nil {
-		return 0, fmt.Errorf("reading CPU time: %w", err)
-	}
-	return time.Duration(user+system) * 10 * time.Millisecond, nil
-}
-
-// residentMemory is a process's VmRSS in MiB.
-func residentMemory(pid int) (float64, error) {
-	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
-	if err != nil {
-		return 0, fmt.Errorf("reading memory: %w", err)
-	}
-	var kb float64
-	_, rest, _ := strings.Cut(string(status), "VmRSS:")
-	if _, err := fmt.Sscanf(rest, "%f", &kb); err != nil {
-		return 0, fmt.Errorf("reading VmRSS: %w", err)
-	}
-	return kb / 1024, nil
 }
 
 // writeCertificate writes tls.crt and tls.key for 127.0.0.1 and example.com,
