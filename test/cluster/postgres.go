@@ -9,9 +9,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
-	"slices"
-	"strings"
 	"time"
 
 	"github.com/latchkey-dev/latchkey/test/cluster/build"
@@ -44,7 +41,7 @@ func (b Box) StartPostgres(ctx context.Context, o Options) error {
 			return fmt.Errorf("preparing PostgreSQL: %w", err)
 		}
 	}
-	bin, env, err := s.postgresProgram("postgres")
+	bin, env, err := s.postgresProgram(ctx, "postgres")
 	if err != nil {
 		return err
 	}
@@ -66,7 +63,7 @@ func (b Box) StartPostgres(ctx context.Context, o Options) error {
 
 // preparePostgres makes the database's files, and the superuser's password, which is written last.
 func (s *startup) preparePostgres(ctx context.Context) error {
-	root, err := s.fetchPostgres(ctx)
+	root, err := build.Postgres(ctx, filepath.Dir(s.dir), s.Log)
 	if err != nil {
 		return err
 	}
@@ -94,7 +91,7 @@ func (s *startup) preparePostgres(ctx context.Context) error {
 			return err
 		}
 	}
-	initdb, env, err := s.postgresProgram("initdb")
+	initdb, env, err := s.postgresProgram(ctx, "initdb")
 	if err != nil {
 		return err
 	}
@@ -117,127 +114,12 @@ func (s *startup) preparePostgres(ctx context.Context) error {
 }
 
 // postgresProgram returns the path of a program inside the box and the environment that it finds its libraries with.
-func (s *startup) postgresProgram(name string) (path string, env []string, err error) {
-	root, err := s.postgresFolder()
+func (s *startup) postgresProgram(ctx context.Context, name string) (path string, env []string, err error) {
+	root, err := build.Postgres(ctx, filepath.Dir(s.dir), s.Log)
 	if err != nil {
 		return "", nil, err
 	}
-	found, err := filepath.Glob(filepath.Join(root, "usr/lib/postgresql/*/bin", name))
-	if err != nil || len(found) != 1 {
-		return "", nil, fmt.Errorf("finding %s in %s: got %d", name, root, len(found))
-	}
-	libraries, err := filepath.Glob(filepath.Join(root, "usr/lib/*-linux-gnu"))
-	if err != nil {
-		return "", nil, err
-	}
-	for i, library := range libraries {
-		libraries[i] = postgresDir + strings.TrimPrefix(library, root)
-	}
-	env = []string{"PATH=/usr/bin:/bin", "LC_ALL=C", "LD_LIBRARY_PATH=" + strings.Join(libraries, ":")}
-	return postgresDir + strings.TrimPrefix(found[0], root), env, nil
-}
-
-// postgresFolder returns where the packages of this release are unpacked.
-func (s *startup) postgresFolder() (string, error) {
-	release, err := os.ReadFile("/etc/os-release")
-	if err != nil {
-		return "", err
-	}
-	name := "postgresql"
-	for line := range strings.Lines(string(release)) {
-		if key, value, _ := strings.Cut(strings.TrimSpace(line), "="); key == "ID" || key == "VERSION_ID" {
-			name += "-" + strings.Trim(value, `"`)
-		}
-	}
-	return filepath.Join(filepath.Dir(s.dir), "packages", name+"-"+runtime.GOARCH), nil
-}
-
-// fetchPostgres unpacks the server, and the libraries that it needs and the machine lacks, into the cache.
-func (s *startup) fetchPostgres(ctx context.Context) (string, error) {
-	root, err := s.postgresFolder()
-	if err != nil {
-		return "", err
-	}
-	if _, err := os.Stat(root); err == nil {
-		return root, nil
-	}
-	s.say("fetching PostgreSQL's packages")
-	packages, err := postgresPackages(ctx)
-	if err != nil {
-		return "", err
-	}
-	if err := os.MkdirAll(filepath.Dir(root), 0o755); err != nil {
-		return "", err
-	}
-	work, err := os.MkdirTemp(filepath.Dir(root), "tmp-")
-	if err != nil {
-		return "", err
-	}
-	defer os.RemoveAll(work)
-	if err := build.AptGet(ctx, work, append([]string{"download"}, packages...)...); err != nil {
-		return "", err
-	}
-	archives, err := filepath.Glob(filepath.Join(work, "*.deb"))
-	if err != nil {
-		return "", err
-	}
-	for _, archive := range archives {
-		if _, err := output(ctx, work, "dpkg-deb", "-x", archive, "root"); err != nil {
-			return "", err
-		}
-	}
-	return root, os.Rename(filepath.Join(work, "root"), root)
-}
-
-// postgresPackages returns the distribution's default server and the libraries below it that are not installed.
-func postgresPackages(ctx context.Context) ([]string, error) {
-	out, err := output(ctx, "/", "apt-cache", "depends", "--important", "postgresql")
-	if err != nil {
-		return nil, err
-	}
-	_, server, found := strings.Cut(out, "Depends: ")
-	if !found {
-		if _, err := output(ctx, "/", "apt-get", "-q", "update"); err != nil {
-			return nil, err
-		}
-		if out, err = output(ctx, "/", "apt-cache", "depends", "--important", "postgresql"); err != nil {
-			return nil, err
-		}
-		if _, server, found = strings.Cut(out, "Depends: "); !found {
-			return nil, errors.New("finding PostgreSQL: the distribution has no package postgresql")
-		}
-	}
-	server = strings.Fields(server)[0]
-	if out, err = output(ctx, "/", "apt-cache", "depends", "--recurse", "--no-recommends", "--no-suggests", "--no-conflicts",
-		"--no-breaks", "--no-replaces", "--no-enhances", server); err != nil {
-		return nil, err
-	}
-	packages := []string{server}
-	for line := range strings.Lines(out) {
-		name := strings.TrimSpace(line)
-		// Names of packages stand at the start of a line. The compiler behind jit is large and off.
-		if !strings.HasPrefix(line, "lib") || strings.HasPrefix(name, "libllvm") || strings.HasSuffix(name, "-perl") || slices.Contains(packages, name) {
-			continue
-		}
-		if status, _ := output(ctx, "/", "dpkg-query", "-W", "-f", "${db:Status-Status}", name); status != "installed" {
-			packages = append(packages, name)
-		}
-	}
-	return packages, nil
-}
-
-// output runs a command of the machine and returns what it printed.
-func output(ctx context.Context, dir, name string, args ...string) (string, error) {
-	cmd := exec.CommandContext(ctx, name, args...)
-	cmd.Dir = dir
-	cmd.Env = append(os.Environ(), "LC_ALL=C", "DEBIAN_FRONTEND=noninteractive")
-	var complaint strings.Builder
-	cmd.Stderr = &complaint
-	out, err := cmd.Output()
-	if err != nil {
-		return "", fmt.Errorf("running %s %s: %w: %s", name, strings.Join(args, " "), err, strings.TrimSpace(complaint.String()))
-	}
-	return string(out), nil
+	return build.PostgresProgram(root, postgresDir, name)
 }
 
 // Postgres returns the address (host:port) of the box's PostgreSQL and the password of its superuser "postgres".

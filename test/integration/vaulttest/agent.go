@@ -172,10 +172,14 @@ func (a *Agent) Ready() (ok bool, reason string) {
 	return err == nil, string(bytes.TrimSpace(out))
 }
 
-// WaitReady waits until the files are published.
+// WaitReady waits until the files are published. An agent that ends instead fails
+// the test.
 func (a *Agent) WaitReady() {
 	a.v.t.Helper()
 	Wait(a.v.t, "the agent to be ready", func() error {
+		if !a.Running() {
+			a.v.t.Fatalf("%s has ended with %d: %s", a.name, a.process.exitCode(), a.LastWords())
+		}
 		if ok, reason := a.Ready(); !ok {
 			return fmt.Errorf("%s; its log:\n%s", reason, tail(a.Log()))
 		}

@@ -30,9 +30,13 @@ var Checkout = sync.OnceValues(func() (string, error) {
 	}
 })
 
-// Prepare builds what the tests run and the cache lacks, and says so in log.
+// Prepare builds and fetches what the tests run and the cache lacks, and says so
+// in log.
 func Prepare(ctx context.Context, log io.Writer) error {
 	if _, err := ensure(ctx, log); err != nil {
+		return err
+	}
+	if _, err := build.Postgres(ctx, "", log); err != nil {
 		return err
 	}
 	_, err := AgentProgram()
