@@ -63,6 +63,10 @@ type Agent struct {
 	reason      string // why it is not ready, as last told
 	told        map[string]string
 
+	// rested is until when a Vault in trouble is left alone.
+	rested      time.Time
+	restBackoff backoff
+
 	tokenBackoff, fetchBackoff backoff
 	// deadBackoff keeps a Vault that gives tokens and calls them invalid from
 	// being asked again and again.
@@ -105,14 +109,19 @@ func (a *Agent) Run(ctx context.Context) error {
 		defer cancel()
 	}
 
-	token := time.NewTimer(0)
+	token, tendAt := time.NewTimer(0), time.Now()
 	defer token.Stop()
+	tendIn := func(wait time.Duration) {
+		tendAt = time.Now().Add(wait)
+		token.Reset(wait)
+	}
 	next := time.NewTimer(never)
 	defer next.Stop()
 	rounds := make(chan []rendered, 1) // at the end nobody waits for the last one
 	var fetching *session              // the one that a round runs under, if one does
 	for {
-		if fetching == nil && a.session != nil && !a.session.dead {
+		// The token comes first: where Vault is still down, one call tells.
+		if fetching == nil && a.session != nil && !a.session.dead && time.Now().Before(tendAt) {
 			wait := time.Until(a.nextRound())
 			next.Reset(wait)
 			if wait <= 0 {
@@ -127,7 +136,7 @@ func (a *Agent) Run(ctx context.Context) error {
 			}
 			return a.end()
 		case <-token.C:
-			token.Reset(a.tend(calls))
+			tendIn(a.tend(calls))
 		case <-next.C:
 		case set := <-a.notifier.told:
 			a.remember(set)
@@ -148,9 +157,9 @@ func (a *Agent) Run(ctx context.Context) error {
 			}
 			switch {
 			case a.session.dead:
-				token.Reset(a.deadBackoff.next(a.started, 0))
+				tendIn(a.deadBackoff.next(a.started, 0))
 			case a.relogin:
-				token.Reset(0)
+				tendIn(0)
 			}
 		}
 	}

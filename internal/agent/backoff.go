@@ -30,3 +30,27 @@ func (b *backoff) next(later bool, retryAfter time.Duration) time.Duration {
 	b.tries++
 	return max(shortestPause, retryAfter) + jitter(max(bound, retryAfter/2))
 }
+
+// giveRest leaves a Vault that is in trouble alone. There is one pause for the
+// token and for secrets, whichever met the trouble: two that end at different
+// times would double the calls to a Vault that is down, and the herd when it is
+// back.
+func (a *Agent) giveRest(retryAfter time.Duration) time.Duration {
+	wait := a.restBackoff.next(a.started, retryAfter)
+	a.rested = time.Now().Add(wait)
+	return wait
+}
+
+// endRest is for a Vault that answers again.
+func (a *Agent) endRest() {
+	a.restBackoff.reset()
+	a.rested = time.Time{}
+}
+
+// roundPause is how long no round is run after one that failed.
+func (a *Agent) roundPause(o outcome) time.Duration {
+	if o.everywhere {
+		return a.giveRest(o.retryAfter)
+	}
+	return a.fetchBackoff.next(a.started, o.retryAfter)
+}

@@ -48,8 +48,10 @@ func (a *Agent) nextRound() time.Time {
 			at = e.due
 		}
 	}
-	if at.Before(a.pause) {
-		return a.pause
+	for _, until := range []time.Time{a.pause, a.rested} {
+		if at.Before(until) {
+			at = until
+		}
 	}
 	return at
 }

@@ -48,7 +48,7 @@ func (a *Agent) apply(out []rendered, s *session) {
 	}
 	switch {
 	case o.down:
-		a.pause = time.Now().Add(a.fetchBackoff.next(a.started, o.retryAfter))
+		a.pause = time.Now().Add(a.roundPause(o))
 	case len(out) > 0:
 		a.fetchBackoff.reset()
 		if s == a.session && !o.passing {
@@ -93,7 +93,7 @@ func (a *Agent) publish(out []rendered) error {
 
 // postpone tries a round again that could not be published.
 func (a *Agent) postpone(out []rendered, o outcome) {
-	a.pause = time.Now().Add(a.fetchBackoff.next(a.started, o.retryAfter))
+	a.pause = time.Now().Add(a.roundPause(o))
 	for _, r := range out {
 		r.failed, r.due = r.err != nil, time.Time{}
 	}
@@ -113,6 +113,7 @@ func (a *Agent) readFailed() {
 type outcome struct {
 	first      string // why an app that starts has to wait, or ""
 	down       bool   // every call would fail: Vault, the way to it, or the token
+	everywhere bool   // it is Vault, or the way to it
 	passing    bool   // some file's problem is expected to pass
 	retryAfter time.Duration
 }
@@ -150,6 +151,7 @@ func (a *Agent) assess(out []rendered, s *session) (o outcome) {
 			lacking++
 		}
 		invalid = invalid || p.InvalidToken
+		o.everywhere = o.everywhere || p.Everywhere
 		o.passing = o.passing || !p.Act
 		o.retryAfter = max(o.retryAfter, p.RetryAfter)
 		if p.Denied && !a.bears(s) {
@@ -163,6 +165,7 @@ func (a *Agent) assess(out []rendered, s *session) (o outcome) {
 		return o
 	}
 	if !o.down {
+		a.endRest()
 		a.solved("Vault")
 	}
 	if s == a.session && !slices.ContainsFunc(a.entries, func(e *entry) bool { return e.denied }) {

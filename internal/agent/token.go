@@ -9,6 +9,9 @@ import (
 // tend looks after the token: it adopts one, logs in, or renews. It returns
 // when to look again.
 func (a *Agent) tend(ctx context.Context) time.Duration {
+	if wait := time.Until(a.rested); wait > 0 {
+		return wait
+	}
 	before, lacking := a.session, a.session == nil || a.session.dead || a.relogin
 	err := a.keepToken(ctx)
 	if ctx.Err() != nil {
@@ -22,6 +25,7 @@ func (a *Agent) tend(ctx context.Context) time.Duration {
 			a.readFailed()
 		}
 		a.tokenBackoff.reset()
+		a.endRest()
 		a.solved("token")
 		at, _ := a.session.next()
 		wait := max(time.Until(at), 0)
@@ -32,6 +36,9 @@ func (a *Agent) tend(ctx context.Context) time.Duration {
 	}
 	p := problemOf(err)
 	a.tell("token", p)
+	if p.Everywhere {
+		return a.giveRest(p.RetryAfter)
+	}
 	return a.tokenBackoff.next(a.started, p.RetryAfter)
 }
 
