@@ -18,7 +18,7 @@ import (
 // filesOf are the annotations of a pod that wants these entries, written in
 // YAML, read every five seconds.
 func filesOf(s *harness.Space, entries string, more ...string) string {
-	return fmt.Sprintf("latchkey.dev/inject: \"true\"\nlatchkey.dev/role: %s\nlatchkey.dev/refresh: 5s\n%s\nlatchkey.dev/files: |\n%s",
+	return fmt.Sprintf("latchkey.dev/inject: \"true\"\nlatchkey.dev/role: %s\nlatchkey.dev/log-level: debug\nlatchkey.dev/refresh: 5s\n%s\nlatchkey.dev/files: |\n%s",
 		s.Name, strings.Join(more, "\n"), indent(2, entries))
 }
 
@@ -53,8 +53,8 @@ func TestSidecarDoesNotHoldTheAppBack(t *testing.T) {
 	if harness.Ready(p) {
 		t.Error("the pod is ready without its files")
 	}
-	s.Secret("late", map[string]any{"CAME": "late"})
-	s.WaitLog("app", "app", "CAME='late'")
+	s.Secret("late", map[string]any{"CAME": changed})
+	s.WaitLog("app", "app", "CAME='"+changed+"'")
 	p = s.WaitPod("app", "ready", harness.Ready)
 	if p.Status.ContainerStatuses[0].RestartCount != 0 {
 		t.Error("the app was restarted")
@@ -74,7 +74,7 @@ func TestSidecarDoesNotHoldTheAppBack(t *testing.T) {
 func TestFilesOptionalAndRequest(t *testing.T) {
 	t.Parallel()
 	s := aSpace(t)
-	s.Secret("tls", map[string]any{"cert": "c1", "key": "k1"})
+	s.Secret("tls", map[string]any{"cert": "c1", "key": "k1-9d04e7"})
 	entries := fmt.Sprintf(`- {path: tls, secret: kv/%[1]s/tls, files: {tls.crt: cert, tls.key: key}}
 - {path: maybe, secret: kv/%[1]s/maybe, format: raw, key: k, optional: true}
 - path: text
@@ -96,15 +96,15 @@ tail -f /tmp/log &`
 	s.Create(pod{name: "app", script: server + stay, annotations: filesOf(s, entries,
 		"latchkey.dev/notify: |\n  - http: {url: \"http://127.0.0.1:8080/cgi-bin/reload\"}")}.String())
 	s.WaitPod("app", "ready", harness.Ready)
-	s.Secret("tls", map[string]any{"cert": "c2", "key": "k2"})
-	s.WaitLog("app", "app", "POST: c2k2 none.\n")
-	s.Secret("tls", map[string]any{"cert": "c3"}) // one key is missing: neither changes
-	s.Secret("maybe", map[string]any{"k": "m"})
-	s.WaitLog("app", "app", "POST: c2k2 mm.\n")
+	s.Secret("tls", map[string]any{"cert": "c2", "key": "k2-9d04e7"})
+	s.WaitLog("app", "app", "POST: c2k2-9d04e7 none.\n")
+	s.Secret("tls", map[string]any{"cert": "c3-9d04e7"}) // one key is missing: neither changes
+	s.Secret("maybe", map[string]any{"k": "m-9d04e7"})
+	s.WaitLog("app", "app", "POST: c2k2-9d04e7 m-9d04e7m-9d04e7.\n")
 	if _, err := s.Root.Logical().DeleteWithContext(t.Context(), "kv/data/"+s.Name+"/maybe"); err != nil {
 		t.Fatal(err)
 	}
-	const all = "POST: c2k2 none.\nPOST: c2k2 mm.\nPOST: c2k2 none.\n"
+	const all = "POST: c2k2-9d04e7 none.\nPOST: c2k2-9d04e7 m-9d04e7m-9d04e7.\nPOST: c2k2-9d04e7 none.\n"
 	s.WaitLog("app", "app", all)
 	if got := s.Exec("app", "app", "cat", "/tmp/log"); got != all {
 		t.Errorf("the app was told of\n%swant\n%s", got, all)
@@ -130,8 +130,8 @@ while :; do sleep 86400 & wait; done`}.String())
 			t.Errorf("the token's file lacks %s", part)
 		}
 	}
-	s.Secret("app", map[string]any{"PASSWORD": "changed"})
-	s.WaitLog("app", "app", "told: PASSWORD='changed'")
+	s.Secret("app", map[string]any{"PASSWORD": changed})
+	s.WaitLog("app", "app", "told: "+changedEnv)
 	if p := s.WaitPod("app", "ready", harness.Ready); p.Status.ContainerStatuses[0].RestartCount != 0 {
 		t.Error("the app was restarted")
 	}

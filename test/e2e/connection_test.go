@@ -76,10 +76,10 @@ func TestCAOfAConnectionRotates(t *testing.T) {
 	hasten(s, "rotating", "at a loss", func(*corev1.Pod) bool {
 		return strings.Contains(s.Logs("rotating", "latchkey-agent"), "certificate signed by unknown authority")
 	})
-	s.Secret("app", map[string]any{"PASSWORD": "changed"})
+	s.Secret("app", map[string]any{"PASSWORD": changed})
 	setCA(s, "vault-ca", "bundle.pem", append(foreignCA(), suite.VaultCA...))
 	hasten(s, "rotating", "given its new file", func(*corev1.Pod) bool {
-		return s.Exec("rotating", "app", "cat", "/vault/secrets/app.env") == "PASSWORD='changed'\n"
+		return s.Exec("rotating", "app", "cat", "/vault/secrets/app.env") == changedEnv
 	})
 	if p := s.WaitPod("rotating", "ready", harness.Ready); harness.Agent(p).RestartCount != 0 {
 		t.Errorf("the agent was restarted %d times, want none", harness.Agent(p).RestartCount)

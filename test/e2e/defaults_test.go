@@ -33,7 +33,7 @@ func TestOperatorsDefaults(t *testing.T) {
 		return a != nil && a.State.Running != nil && a.Started != nil && !*a.Started
 	})
 	stillHeld(s, 6*time.Second, "waits")
-	s.Secret("late", map[string]any{"CAME": "late"})
+	s.Secret("late", map[string]any{"CAME": changed})
 	wantGated(s, "waits")
 	p := s.WaitPod("waits", "ready", harness.Ready)
 	if a := harness.Agent(p); a.RestartCount != 0 {

@@ -46,14 +46,14 @@ func TestFaultsOfVaultAreWaitedOut(t *testing.T) {
 			if err := proxy.Set(fault); err != nil {
 				t.Fatal(err)
 			}
-			s.Secret("app", map[string]any{"PASSWORD": "changed"})
+			s.Secret("app", map[string]any{"PASSWORD": changed})
 			if fault.Fault != "slow" {
-				stays(s, 7*time.Second, "PASSWORD='it'\\''s $5'\nUSER='app'\n")
+				stays(s, 7*time.Second, appEnv)
 				if err := proxy.Set(faultproxy.Mode{}); err != nil {
 					t.Fatal(err)
 				}
 			}
-			s.WaitFile("app", "app", "/vault/secrets/app.env", "PASSWORD='changed'\n")
+			s.WaitFile("app", "app", "/vault/secrets/app.env", changedEnv)
 			if requests, faulty := proxy.Counts(); faulty == 0 && fault.Fault != "refuse" {
 				t.Errorf("none of %d requests met the fault", requests)
 			}

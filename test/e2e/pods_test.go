@@ -15,14 +15,23 @@ type pod struct {
 	more        string // YAML list of further containers
 }
 
+// The fixtures are like nothing else that could stand in a log.
+const (
+	password   = "it's $5-5f0c2a"
+	changed    = "changed-5f0c2a"
+	appEnv     = "PASSWORD='it'\\''s $5-5f0c2a'\nUSER='app'\n"
+	changedEnv = "PASSWORD='" + changed + "'\n"
+)
+
 // stay ends an app's script: it waits until it is told to go, and goes at once.
 const stay = "\ntrap 'exit 0' TERM; sleep 86400 & wait"
 
 // wants are the annotations of a pod that wants one file, app.env, from
-// kv/<space>/app.
+// kv/<space>/app. All that its agent has to say is heard.
 func wants(space string) string {
 	return fmt.Sprintf(`latchkey.dev/inject: "true"
 latchkey.dev/role: %[1]s
+latchkey.dev/log-level: debug
 latchkey.dev/files: |
   - {path: app.env, secret: kv/%[1]s/app, format: env}
 `, space)

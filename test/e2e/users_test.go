@@ -52,7 +52,7 @@ func TestFilesAreReadableByTheirUsers(t *testing.T) {
 			s.Create(p.String())
 			checks = append(checks, func() {
 				s.WaitPod(name, "ready", harness.Ready)
-				want := c.user + "\n" + c.file + "\nPASSWORD='it'\\''s $5'\nUSER='app'\n"
+				want := c.user + "\n" + c.file + "\n" + appEnv
 				if got := s.WaitLog(name, "app", "USER="); got != want {
 					t.Errorf("the app of %s found\n%s\nwant\n%s", name, got, want)
 				}

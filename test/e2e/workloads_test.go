@@ -16,7 +16,7 @@ func aSpace(t *testing.T, labels ...string) *harness.Space {
 	t.Helper()
 	s := suite.Space(t, labels...)
 	s.Role("app")
-	s.Secret("app", map[string]any{"USER": "app", "PASSWORD": "it's $5"})
+	s.Secret("app", map[string]any{"USER": "app", "PASSWORD": password})
 	return s
 }
 
@@ -65,9 +65,8 @@ func wantLog(s *harness.Space, pod string, container ...string) {
 	if len(container) > 0 {
 		c = container[0]
 	}
-	const want = "PASSWORD='it'\\''s $5'\nUSER='app'\n"
-	if got := s.WaitLog(pod, c, "USER="); got != want {
-		s.Errorf("%s of %s printed %q, want %q", c, pod, got, want)
+	if got := s.WaitLog(pod, c, "USER="); got != appEnv {
+		s.Errorf("%s of %s printed %q, want %q", c, pod, got, appEnv)
 	}
 }
 

@@ -20,6 +20,7 @@ import (
 	"k8s.io/client-go/restmapper"
 
 	"github.com/latchkey-dev/latchkey/test/cluster"
+	"github.com/latchkey-dev/latchkey/test/leaks"
 )
 
 // Cluster is the cluster under test and the clients for it.
@@ -28,6 +29,8 @@ type Cluster struct {
 	Kube    kubernetes.Interface
 	Dynamic dynamic.Interface
 	Root    *vault.Client // of Vault, with the root token
+	// Secrets are what the tests' fixtures hold that may be shown nowhere.
+	Secrets *leaks.Secrets
 
 	mapper meta.RESTMapper
 }
@@ -40,7 +43,7 @@ func Open() (*Cluster, error) {
 		return nil, err
 	}
 	fmt.Fprintf(os.Stderr, "using %s\n", under)
-	c := &Cluster{Cluster: under}
+	c := &Cluster{Cluster: under, Secrets: leaks.New()}
 	// Tests run side by side; the client's own throttle would be what they measure.
 	c.REST.QPS, c.REST.Burst = -1, -1
 	if c.Kube, err = kubernetes.NewForConfig(c.REST); err != nil {

@@ -105,6 +105,7 @@ func (c *Cluster) InstallWith(ctx context.Context, certs ...string) error {
 		"--set-string", "config.connections.default.address=" + c.VaultAddr,
 		// Only a changed pod makes a Deployment roll out.
 		"--set-string", "podAnnotations.image-digest=" + injectorDigest(),
+		"--set", "log.level=debug",
 		"--wait", "--timeout", "3m"}, certs...)
 	for fault, address := range FaultyConnections {
 		connection := "config.connections." + fault

@@ -13,6 +13,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/latchkey-dev/latchkey/test/cluster"
+	"github.com/latchkey-dev/latchkey/test/leaks"
 )
 
 // Audience is what the suites' roles and the injector's connection agree on.
@@ -39,7 +40,8 @@ func (s *Space) Role(serviceAccount string) {
 	})
 }
 
-// VaultWrite writes to Vault with the root token.
+// VaultWrite writes to Vault with the root token. What is secret in it the test
+// has to Keep.
 func (s *Space) VaultWrite(path string, data map[string]any) {
 	s.Helper()
 	if _, err := s.Root.Logical().WriteWithContext(s.Context(), path, data); err != nil {
@@ -47,10 +49,30 @@ func (s *Space) VaultWrite(path string, data map[string]any) {
 	}
 }
 
-// Secret stores kv/<space>/<name> in the KV v2 engine.
+// Secret stores kv/<space>/<name> in the KV v2 engine. Its values may be shown
+// nowhere, but for those that are too short to be looked for: at least one must
+// not be.
 func (s *Space) Secret(name string, data map[string]any) {
 	s.Helper()
+	kept := false
+	for key, value := range data {
+		if text, ok := value.(string); ok && len(text) >= leaks.Shortest {
+			s.Keep("kv/"+s.Name+"/"+name+" "+key, text)
+			kept = true
+		}
+	}
+	if !kept {
+		s.Fatalf("no value of the secret %s can be looked for: give it one of at least %d bytes", name, leaks.Shortest)
+	}
 	s.VaultWrite("kv/data/"+s.Name+"/"+name, map[string]any{"data": data})
+}
+
+// Keep says of a value that it may be shown nowhere.
+func (s *Space) Keep(name, value string) {
+	s.Helper()
+	if err := s.Secrets.Add(name, value); err != nil {
+		s.Fatal(err)
+	}
 }
 
 // An AuditEntry is one request as Vault's audit device saw it answered.

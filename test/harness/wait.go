@@ -174,10 +174,13 @@ func Started(p *corev1.Pod) bool {
 // Succeeded reports whether the pod ended well.
 func Succeeded(p *corev1.Pod) bool { return p.Status.Phase == corev1.PodSucceeded }
 
+// agentName is the name of the agent's container.
+const agentName = "latchkey-agent"
+
 // Agent is the status of the agent's container, or nil where there is none yet.
 func Agent(p *corev1.Pod) *corev1.ContainerStatus {
 	for i := range p.Status.InitContainerStatuses {
-		if p.Status.InitContainerStatuses[i].Name == "latchkey-agent" {
+		if p.Status.InitContainerStatuses[i].Name == agentName {
 			return &p.Status.InitContainerStatuses[i]
 		}
 	}
