@@ -38,7 +38,7 @@ build: ## Build the programs into bin/
 unit: ## Run the tests that need neither root nor a cluster
 	$(STILL) go vet ./... && $(STILL) go test ./...
 	cd tools && $(STILL) go vet ./... && $(STILL) go test ./...
-	cd test && $(STILL) go vet ./... && $(STILL) go test ./cluster/... ./chart
+	cd test && $(STILL) go vet ./... && $(STILL) go test ./cluster/... ./chart ./leaks
 
 test: root unit lint integration e2e ## Run everything: unit tests, lint, the agent on a real Vault, and the suite on a real cluster (root)
 	cd test/cluster/parts/vault && $(STILL) go test ./storage

@@ -22,7 +22,9 @@ type Defaults struct {
 	MountPath    string
 	Refresh      time.Duration
 	StartTimeout time.Duration
-	Resources    corev1.ResourceRequirements
+	// RetireGrace is config.Agent's; 0 leaves it to the agent.
+	RetireGrace time.Duration
+	Resources   corev1.ResourceRequirements
 }
 
 type operatorDefaults struct {
@@ -31,6 +33,7 @@ type operatorDefaults struct {
 	MountPath    string            `json:"mountPath"`
 	Refresh      string            `json:"refresh"`
 	StartTimeout string            `json:"startTimeout"`
+	RetireGrace  string            `json:"retireGrace"`
 	Resources    operatorResources `json:"resources"`
 }
 
@@ -70,6 +73,7 @@ func (d *operatorDefaults) compile(p *Problems) Defaults {
 	}{
 		{"refresh", d.Refresh, config.MinRefresh, &out.Refresh},
 		{"startTimeout", d.StartTimeout, config.MinStartTimeout, &out.StartTimeout},
+		{"retireGrace", d.RetireGrace, minRetireGrace, &out.RetireGrace},
 	} {
 		if v.value == "" {
 			continue
@@ -81,9 +85,15 @@ func (d *operatorDefaults) compile(p *Problems) Defaults {
 		}
 		*v.to = parsed
 	}
+	if out.RetireGrace > config.MaxRetireGrace {
+		p.add("defaults.retireGrace", "%s is too long (at most %s)", out.RetireGrace, config.MaxRetireGrace)
+	}
 	out.Resources = d.Resources.compile(p)
 	return out
 }
+
+// minRetireGrace is more than zero, which would be the agent's own choice.
+const minRetireGrace = time.Second
 
 // What the agent asks for where the operator does not say: it idles.
 const (

@@ -58,6 +58,7 @@ defaults:
   mountPath: relative
   refresh: soon
   startTimeout: 1ms
+  retireGrace: 25h
   resources: {requests: {cpu: lots, gpu: 1}, limits: {cpu: 1m, memory: 20Mi}}
   more: true
 policy: {mayOverride: [service], mayoverride: []}
@@ -105,13 +106,14 @@ runtimeClassesWithoutSubPath: ["kata-[",]
   connections.h.clusterTrustBundle.signerName: "vault" (a signer, such as "example.com/vault")
   defaults.gate: "probe" (hook, hook+probe)
   defaults.lifecycle: "job" (native, init, sidecar)
-  defaults.more: unknown key (lifecycle, gate, mountPath, refresh, startTimeout, resources)
+  defaults.more: unknown key (lifecycle, gate, mountPath, refresh, startTimeout, retireGrace, resources)
   defaults.mountPath: "relative" (an absolute path such as "/vault/secrets"; not /etc itself, and nothing below /proc, /sys, /dev, the ServiceAccount's token or /run/latchkey/volume)
   defaults.refresh: "soon" (a number with a unit, such as "90s" or "5m", at least 5s)
   defaults.resources.limits.cpu: 1m is below the request (at least 5m)
   defaults.resources.limits.memory: 20Mi does not cover the volume of 16Mi that is charged to the agent (at least 32Mi)
   defaults.resources.requests.cpu: "lots" (a quantity such as "5m" or "16Mi")
   defaults.resources.requests.gpu: unknown resource (cpu, memory, ephemeral-storage)
+  defaults.retireGrace: 25h0m0s is too long (at most 24h0m0s)
   defaults.startTimeout: 1ms is too short (at least 1s)
   imagePullPolicy: "Sometimes" (Always, IfNotPresent, Never)
   imagePullSecrets[1].name: "a registry" (the name of a Secret: lower-case letters, digits, "-" and ".")

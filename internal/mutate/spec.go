@@ -58,6 +58,7 @@ func Parse(annotations map[string]string, id Identity, cfg *Config) (*Spec, Prob
 			Lifecycle:    cfg.Defaults.Lifecycle,
 			Refresh:      config.Duration(cfg.Defaults.Refresh),
 			StartTimeout: config.Duration(cfg.Defaults.StartTimeout),
+			RetireGrace:  config.Duration(cfg.Defaults.RetireGrace),
 			Log:          config.Log{Level: "info", Format: "json"},
 		},
 	}

@@ -59,6 +59,12 @@ func (s *Secrets) add(name, value string) {
 	for _, form := range forms(value) {
 		s.names[form] = name
 	}
+	// Of several lines each is secret, but for what begins and ends PEM.
+	for line := range strings.Lines(value) {
+		if line = strings.TrimSpace(line); line != value && len(line) >= Shortest && !strings.HasPrefix(line, "-----") {
+			s.names[line] = name
+		}
+	}
 }
 
 // Len is how many values are looked for.

@@ -40,6 +40,20 @@ func TestSecretIsFoundHoweverItIsWritten(t *testing.T) {
 	}
 }
 
+func TestEachLineOfAKeyIsFound(t *testing.T) {
+	t.Parallel()
+	s := New()
+	if err := s.Add("the key", "-----BEGIN X-----\nMHcCAQEEIPw0\nMHcCAQEEIPw1\n-----END X-----\n"); err != nil {
+		t.Fatal(err)
+	}
+	if got := s.In(`could not parse "MHcCAQEEIPw1"`); !slices.Equal(got, []string{"line 1: the key"}) {
+		t.Errorf("found %q", got)
+	}
+	if got := s.In("-----BEGIN X-----"); got != nil {
+		t.Errorf("found %q in what is no secret", got)
+	}
+}
+
 // Tokens and keys are found without being known.
 func TestTokensAreFoundByTheirBeginning(t *testing.T) {
 	t.Parallel()
