@@ -2,7 +2,6 @@ package e2e
 
 import (
 	"fmt"
-	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -137,39 +136,5 @@ while :; do sleep 86400 & wait; done`}.String())
 	}
 	if log := s.Logs("app", "latchkey-agent"); strings.Contains(log, "hvs.") {
 		t.Errorf("the agent's log holds a token:\n%s", log)
-	}
-}
-
-// A certificate is issued once, and kept over a restart of the agent.
-func TestCertificateIsIssuedOnce(t *testing.T) {
-	t.Parallel()
-	s := aSpace(t)
-	mount := "pki-" + s.Name
-	s.VaultWrite("sys/mounts/"+mount, map[string]any{"type": "pki"})
-	t.Cleanup(func() {
-		if _, err := s.Root.Logical().Delete("sys/mounts/" + mount); err != nil {
-			t.Error(err)
-		}
-	})
-	s.VaultWrite(mount+"/root/generate/internal", map[string]any{"common_name": "test", "key_type": "ec"})
-	s.VaultWrite(mount+"/roles/app", map[string]any{"allow_any_name": true, "key_type": "ec", "max_ttl": "1h"})
-	s.VaultWrite("sys/policies/acl/"+s.Name, map[string]any{"policy": `path "` + mount + `/issue/app" { capabilities = ["update"] }`})
-	s.Create(pod{name: "app", script: "cat /vault/secrets/tls/*; echo" + stay, annotations: filesOf(s,
-		"- {path: tls, secret: "+mount+"/issue/app, data: {common_name: app.shop.svc, ttl: 30m}, files: {tls.crt: certificate, tls.key: private_key, ca.crt: issuing_ca}}")}.String())
-	p := s.WaitPod("app", "ready", harness.Ready)
-	s.WaitLog("app", "app", "-----END EC PRIVATE KEY-----")
-	issued := s.Exec("app", "app", "cat", "/vault/secrets/tls/tls.crt")
-	s.Signal(p, "latchkey-agent", syscall.SIGKILL)
-	s.WaitPod("app", "ready with a restarted agent", func(p *corev1.Pod) bool {
-		a := harness.Agent(p)
-		return harness.Ready(p) && a.RestartCount == 1 && a.Ready
-	})
-	if now := s.Exec("app", "app", "cat", "/vault/secrets/tls/tls.crt"); now != issued || !strings.HasPrefix(now, "-----BEGIN CERTIFICATE-----") {
-		t.Errorf("the certificate was\n%s\nand is\n%s", issued, now)
-	}
-	calls := s.Audit()
-	calls = slices.DeleteFunc(calls, func(c string) bool { return !strings.HasPrefix(c, "update pki") })
-	if len(calls) != 1 {
-		t.Errorf("issued by %q", calls)
 	}
 }

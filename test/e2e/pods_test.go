@@ -13,6 +13,9 @@ type pod struct {
 	script      string // what the app's shell runs
 	app         string // YAML lines of the app's container
 	more        string // YAML list of further containers
+	// program is an image that is run, with args, in place of the shell and the script.
+	program string
+	args    []string
 }
 
 // The fixtures are like nothing else that could stand in a log.
@@ -49,8 +52,12 @@ func (p pod) template() string {
 	}
 	b.WriteString("spec:\n  serviceAccountName: app\n  terminationGracePeriodSeconds: 5\n")
 	b.WriteString(indent(2, p.spec))
-	b.WriteString("  containers:\n  - name: app\n    image: busybox:box\n    imagePullPolicy: Never\n")
-	b.WriteString("    command:\n    - sh\n    - -c\n    - |\n" + indent(6, p.script))
+	if p.program == "" {
+		b.WriteString("  containers:\n  - name: app\n    image: busybox:box\n    imagePullPolicy: Never\n")
+		b.WriteString("    command:\n    - sh\n    - -c\n    - |\n" + indent(6, p.script))
+	} else {
+		fmt.Fprintf(&b, "  containers:\n  - name: app\n    image: %s\n    imagePullPolicy: Never\n    args: [%s]\n", p.program, strings.Join(p.args, ", "))
+	}
 	b.WriteString(indent(4, p.app))
 	b.WriteString(indent(2, p.more))
 	return b.String()
