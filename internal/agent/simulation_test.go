@@ -136,9 +136,9 @@ func observe(t *testing.T, c comeback, agents int) *observation {
 	p := newPod(t, env("db.env", "kv/app"))
 	p.conf.RevokeOnExit = new(bool)
 	h := &herd{fakeVault: p.vault, o: o, back: time.Now().Add(startSpan + settling + outage)}
-	dirs := make([]string, agents)
+	dirs, root := make([]string, agents), memoryDir(t)
 	for i := range agents {
-		dirs[i] = filepath.Join(p.dir, strconv.Itoa(i))
+		dirs[i] = filepath.Join(root, strconv.Itoa(i))
 		go func() {
 			time.Sleep(rand.N(startSpan))
 			if err := live(t, p, member{h, i}, dirs[i]); err != nil {
@@ -171,6 +171,17 @@ func observe(t *testing.T, c comeback, agents int) *observation {
 	defer h.mu.Unlock()
 	slices.SortFunc(o.requests, func(a, b visit) int { return int(a.at - b.at) })
 	return o
+}
+
+// memoryDir is a directory in memory, as the agent's volume is one: on a disk,
+// what thousands of agents write and flush would take minutes.
+func memoryDir(t *testing.T) string {
+	dir, err := os.MkdirTemp("/dev/shm", "latchkey-simulation-")
+	if err != nil {
+		return t.TempDir()
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	return dir
 }
 
 // live is the life of one agent.
