@@ -3,6 +3,8 @@
 package integration
 
 import (
+	"encoding/json"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -51,5 +53,98 @@ func TestOneCallPerSecret(t *testing.T) {
 	slices.Sort(calls)
 	if want := []string{"read kv/data/app", "read kv1/app", "read sys/internal/ui/mounts/kv", "read sys/internal/ui/mounts/kv1", "update auth/kubernetes/login"}; !slices.Equal(calls, want) {
 		t.Errorf("calls:\n got %q\nwant %q", calls, want)
+	}
+}
+
+// Vault states a lease of 768 hours with each answer of KV v1, which is none.
+func TestKV1Changes(t *testing.T) {
+	t.Parallel()
+	v := vaulttest.Start(t, vaulttest.Options{})
+	v.Role("app", vaulttest.Read("kv1/app"), nil)
+	v.KV("kv1/app", map[string]any{"password": "first-password"})
+	a := v.Agent("app", raw("password", "kv1/app", "password"))
+	a.Start()
+	a.WaitFile("password", "first-password")
+	v.KV("kv1/app", map[string]any{"password": "second-password"})
+	a.WaitFile("password", "second-password")
+	wantCount(t, v, 1, loginCall)
+}
+
+// Whatever happens to a required secret, its file stays until there is another
+// version to put in its place.
+func TestKV2Life(t *testing.T) {
+	t.Parallel()
+	v := vaulttest.Start(t, vaulttest.Options{})
+	v.Role("app", vaulttest.Read("kv/data/app"), nil)
+	v.KV("app", map[string]any{"password": "first-password"})
+	a := v.Agent("app", raw("password", "kv/app", "password"))
+	a.Start()
+	a.WaitFile("password", "first-password")
+
+	v.KV("app", map[string]any{"password": "second-password"})
+	a.WaitFile("password", "second-password")
+	stays := is(a, "password", "second-password")
+	missing := func(what string, make func()) {
+		t.Helper()
+		before := len(a.Log())
+		make()
+		a.WaitLog(before, "ERROR", `"password\"`, "404")
+		if err := stays(); err != nil {
+			t.Errorf("%s: %v", what, err)
+		}
+		if ok, reason := a.Ready(); !ok {
+			t.Errorf("%s: not ready: %s", what, reason)
+		}
+	}
+	missing("deleted", func() { v.Delete("kv/data/app") })
+	before := len(a.Log())
+	v.Write("kv/undelete/app", map[string]any{"versions": []int{2}})
+	a.WaitLog(before, "works again", "password")
+
+	missing("destroyed", func() { v.Write("kv/destroy/app", map[string]any{"versions": []int{2}}) })
+	v.KV("app", map[string]any{"password": "third-password"})
+	a.WaitFile("password", "third-password")
+
+	// A new secret at the same path begins with version 1, which was seen before.
+	v.Delete("kv/metadata/app")
+	v.KV("app", map[string]any{"password": "another-password"})
+	a.WaitFile("password", "another-password")
+	if version := v.Get("kv/data/app")["metadata"].(map[string]any)["version"].(json.Number); version != "1" {
+		t.Errorf("the secret has version %s, want 1", version)
+	}
+	wantCount(t, v, 1, loginCall)
+}
+
+// An optional secret's file is there when the secret is.
+func TestOptional(t *testing.T) {
+	t.Parallel()
+	v := vaulttest.Start(t, vaulttest.Options{})
+	v.Role("app", vaulttest.Read("kv/data/*", "kv1/*"), nil)
+	v.KV("app", map[string]any{"password": "first-password"})
+	two, one := raw("two", "kv/flag", "value"), raw("one", "kv1/flag", "value")
+	two.Optional, one.Optional = true, true
+	a := v.Agent("app", raw("password", "kv/app", "password"), two, one)
+	a.Start()
+	a.WaitReady()
+	for _, name := range []string{"one", "two"} {
+		if _, err := a.File(name); !os.IsNotExist(err) {
+			t.Errorf("%s before its secret exists: %v", name, err)
+		}
+	}
+	for _, value := range []string{"value-one", "value-two"} {
+		v.KV("flag", map[string]any{"value": value})
+		v.KV("kv1/flag", map[string]any{"value": value})
+		a.WaitFile("two", value)
+		a.WaitFile("one", value)
+		v.Delete("kv/data/flag")
+		v.Delete("kv1/flag")
+		a.WaitGone("two")
+		a.WaitGone("one")
+	}
+	if err := is(a, "password", "first-password")(); err != nil {
+		t.Error(err)
+	}
+	if strings.Contains(a.Log(), `"ERROR"`) {
+		t.Errorf("an optional secret that is not there is no error:\n%s", a.Log())
 	}
 }
