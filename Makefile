@@ -57,11 +57,12 @@ demo: root build load ## Show an annotated pod that reads a secret from Vault (r
 	@$(INSIDE) bin/demo
 
 # Agents are compared without a cluster. Vault's own, on demand, takes long to build the first time.
-ON_CLUSTER := $(filter-out agent,$(or $(ARGS),pods admission))
-bench: root build $(if $(ON_CLUSTER),load) ## Measure what Latchkey costs: ARGS="pods admission agent", or all (root)
+ON_CLUSTER := $(filter-out agent outage,$(or $(ARGS),pods admission))
+bench: root build $(if $(ON_CLUSTER),load) ## Measure what Latchkey costs: ARGS="pods admission agent outage", or all but the last (root)
 	cd test && $(STILL) go build -o ../bin/bench ./bench
 	@$(if $(ON_CLUSTER),$(INSIDE) bin/bench $(ON_CLUSTER))
 	@$(if $(filter agent,$(or $(ARGS),agent)),bin/bench agent)
+	$(if $(filter outage,$(ARGS)),$(STILL) go test ./internal/agent -run '^TestOutage$$' -v -count=1 -timeout 30m -agents 10000 -plot $(CURDIR)/docs/outage.svg)
 
 fuzz: ## Fuzz what reads annotations, configurations and requests, FUZZTIME each (10m)
 	@for target in FuzzParse FuzzHandler FuzzParseConfig; do \
