@@ -80,7 +80,7 @@ func New(c *config.Agent, v *volume.Volume, log *slog.Logger) (*Agent, error) {
 	a := &Agent{config: c, volume: v, log: log, rest: debug.FreeOSMemory, send: send, told: make(map[string]string)}
 	var errs []error
 	for _, f := range c.Files {
-		r, err := render.New(f)
+		r, err := render.New(f, render.Options{Show: c.Show})
 		errs = append(errs, err)
 		a.entries = append(a.entries, &entry{file: f, render: r})
 	}

@@ -57,6 +57,8 @@ type Agent struct {
 	Vault     Vault  `json:"vault"`
 	// Files to publish, in the order in which the pod's author named them.
 	Files []File `json:"files,omitempty"`
+	// Show is what the functions env and file of templates may see.
+	Show Show `json:"show,omitzero"`
 	// TokenFile publishes the Vault token itself, for apps that want it.
 	TokenFile *TokenFile `json:"tokenFile,omitempty"`
 	// Notify lists whom to tell of each publication but the first that changed
@@ -151,6 +153,17 @@ type File struct {
 	Optional bool `json:"optional,omitempty"`
 	// Refresh replaces Agent.Refresh for this entry; 0 does not.
 	Refresh Duration `json:"refresh,omitzero"`
+	// AllowMissingKeys makes a template print "<no value>" for a field that a
+	// secret lacks, which is an error otherwise.
+	AllowMissingKeys bool `json:"allowMissingKeys,omitempty"`
+}
+
+// Show is what templates may see beside Vault's answers.
+type Show struct {
+	// Env are names of variables of the agent's environment.
+	Env []string `json:"env,omitempty"`
+	// Dirs are absolute paths of directories whose files may be read.
+	Dirs []string `json:"dirs,omitempty"`
 }
 
 // Paths are the files of the entry, sorted.

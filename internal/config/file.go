@@ -40,6 +40,9 @@ func (f *File) Validate() []error {
 	default:
 		errs = append(errs, f.validateSecret()...)
 	}
+	if f.AllowMissingKeys && f.Template == "" {
+		bad("%q has allowMissingKeys without template (only beside template)", f.Path)
+	}
 	return errs
 }
 

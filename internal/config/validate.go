@@ -46,6 +46,11 @@ func (a *Agent) Validate() error {
 			bad(fmt.Sprintf("files[%d]", i), "%q has mode 0000 or none (such as \"0400\")", a.Files[i].Path)
 		}
 	}
+	for _, dir := range a.Show.Dirs {
+		if !path.IsAbs(dir) || path.Clean(dir) != dir {
+			bad("show.dirs", "%q (an absolute path such as \"/etc/app\")", dir)
+		}
+	}
 	if t := a.TokenFile; t != nil {
 		for _, err := range t.Validate() {
 			bad("tokenFile", "%w", err)

@@ -73,7 +73,7 @@ func parseFile(entry *yaml.Node) (config.File, []error) {
 	if len(errs) > 0 {
 		return f, errs
 	}
-	return f, one(render.Check(f))
+	return f, one(render.Check(f, render.Options{}))
 }
 
 // pathsOf are the paths of all files.

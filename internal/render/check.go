@@ -11,9 +11,16 @@ import (
 	"strconv"
 	"strings"
 	"text/template"
+	"text/template/parse"
 
 	"github.com/latchkey-dev/latchkey/internal/config"
 )
+
+// Options are what templates may see beside Vault's answers.
+type Options struct {
+	// Show is what the functions env and file may read: nothing by default.
+	Show config.Show
+}
 
 // Check reports whether the agent can parse the file's template: a function it
 // lacks or a syntax error comes back as
@@ -21,24 +28,60 @@ import (
 //	path "app.conf": line 3, column 14: function "nope" not defined
 //
 // Files without a template pass.
-func Check(f config.File) error {
+func Check(f config.File, o Options) error {
 	if f.Template == "" {
 		return nil
 	}
-	if _, err := parseTemplate(f.Template); err != nil {
+	if _, err := parseTemplate(f.Template, o); err != nil {
 		return fmt.Errorf("path %q: %w", f.Path, err)
 	}
 	return nil
 }
 
-// parseTemplate parses a template with the agent's functions and strict keys.
-func parseTemplate(text string) (*template.Template, error) {
-	t, err := template.New("").Option("missingkey=error").Funcs(functions).Parse(text)
+// parsed is a template that may be executed once it has its functions.
+type parsed struct {
+	trees map[string]*parse.Tree
+	// calls are the functions that it names, each with whether it was found.
+	calls map[string]bool
+}
+
+// parseTemplate parses a template and finds what execution would refuse.
+// Functions are looked up here rather than by the parser, which knows the line
+// of an unknown one but not the column.
+func parseTemplate(text string, o Options) (*parsed, error) {
+	trees, err := parseText(text)
 	if err != nil {
 		return nil, locate(text, err)
 	}
-	if err := inspect(t, text); err != nil {
+	p := &parsed{trees: trees, calls: make(map[string]bool)}
+	if err := p.inspect(text, o); err != nil {
 		return nil, err
+	}
+	return p, nil
+}
+
+func parseText(text string) (map[string]*parse.Tree, error) {
+	trees := make(map[string]*parse.Tree)
+	t := parse.New("")
+	t.Mode = parse.SkipFuncCheck
+	_, err := t.Parse(text, "", "", trees)
+	return trees, err
+}
+
+// withFunctions makes a template of the trees. It gets no more functions than it
+// calls, since text/template copies what it is given.
+func (p *parsed) withFunctions(all func(name string) any) (*template.Template, error) {
+	functions := make(template.FuncMap)
+	for name := range p.calls {
+		if f := all(name); f != nil {
+			functions[name] = f
+		}
+	}
+	t := template.New("").Funcs(functions)
+	for name, tree := range p.trees {
+		if _, err := t.AddParseTree(name, tree); err != nil {
+			return nil, err
+		}
 	}
 	return t, nil
 }
@@ -51,7 +94,7 @@ var parseError = regexp.MustCompile(`(?s)^template: [^:]*:(\d+): (.*)$`)
 var startedAt = regexp.MustCompile(` started at :(\d+)`)
 
 // namedToken finds the token that a message is about.
-var namedToken = regexp.MustCompile(`^(?:function|undefined variable) "(.+?)"|\{\{(\w+)\}\}`)
+var namedToken = regexp.MustCompile(`^undefined variable "(.+?)"|\{\{(\w+)\}\}`)
 
 // locateBudget bounds the bytes that locate parses again.
 const locateBudget = 512 << 10
@@ -89,7 +132,7 @@ func place(line, column int) string {
 // parser complains of, or 0.
 func findColumn(before, broken, after string, line int, message string) int {
 	for i := len(broken) - 1; i >= 0; i-- {
-		_, err := template.New("").Funcs(functions).Parse(before + broken[:i] + "\n" + broken[i:] + after)
+		_, err := parseText(before + broken[:i] + "\n" + broken[i:] + after)
 		if l, m := splitParseError(err); l == line+1 && m == message {
 			// The parser may have looked one token ahead of the one it names.
 			if named := namedToken.FindStringSubmatch(message); named != nil {

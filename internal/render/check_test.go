@@ -16,7 +16,7 @@ func TestCheck(t *testing.T) {
 		{`{{ "a" | trim "a" | trimPrefix "b" | trimSuffix "c" | indent 4 }}`, ``},
 		{"a\nb {{ nope 1 }}\n", `line 2, column 6: function "nope" not defined`},
 		{"é {{nope}}", `line 1, column 6: function "nope" not defined`},
-		{"{{ if true }}\n{{ env \"HOME\" }}{{ end }}", `line 2, column 4: function "env" not defined`},
+		{"{{ if true }}\n{{ env \"HOME\" }}{{ end }}", `line 2, column 8: variable "HOME" is not shown to templates (none is)`},
 		{"{{ nope }} {{ nope }}", `line 1, column 4: function "nope" not defined`},
 		{"{{ .A | nope }}", `line 1, column 9: function "nope" not defined`},
 		{"{{ $x }}", `line 1, column 4: undefined variable "$x"`},
@@ -29,14 +29,28 @@ func TestCheck(t *testing.T) {
 		{"{{ ( }}", `line 1`},
 		{"{{ . \n", `line 2`},
 		{"a\n{{ template \"x\" }}", `line 2, column 13: template "x" not defined`},
-		{`{{ define "x" }}{{ with secret "a" "k=v" }}{{ end }}{{ end }}`, `line 1, column 25: secret takes one path, not 2 arguments`},
+		{`{{ define "x" }}{{ with secret "a" "k=v" }}{{ end }}{{ end }}`, ``},
 		{`{{ "kv/app" | secret }}{{ define "x" }}{{ end }}{{ template "x" }}`, ``},
 		{`{{ if true }}{{ else }}{{ (secret "../sys").Data.x }}{{ end }}`, `line 1, column 35: secret "../sys" is no path`},
 		{`{{ range secret "kv/app?list=true" }}{{ end }}`, `line 1, column 17: secret "kv/app?list=true" has a query`},
-		{`{{ secret }}`, `line 1, column 4: secret takes one path, not 0 arguments`},
-		{`{{ plugin "x" }}`, `line 1, column 4: function "plugin" not defined`},
+		{`{{ secret }}`, `line 1, column 4: secret takes a path, and parameters for a write, not 0 arguments`},
+		{`{{ plugin "x" }}`, `line 1, column 4: function "plugin" runs programs, which the agent does not (`},
+		{`{{ "a" | writeToFile "/x" "" "" "0644" }}`, `line 1, column 10: function "writeToFile" writes a file while`},
+		{`{{ key "a" }}`, `line 1, column 4: function "key" asks Consul`},
+		{`{{ range nomadServices }}{{ end }}`, `line 1, column 10: function "nomadServices" asks Nomad`},
+		{`{{ spew_dump . }}`, `line 1, column 4: function "spew_dump" prints values for debugging`},
+		{`{{ sprig_env "HOME" }}`, `line 1, column 4: function "sprig_env" not defined`},
+		{`{{ printf "%s" (nope) }}`, `line 1, column 17: function "nope" not defined`},
+		{"{{ nope }}\n{{ if }}", `line 2, column 7: missing value for if`},
+		{`{{ define "a" }}{{ nope1 }}{{ end }}{{ nope2 }}{{ define "b" }}{{ nope3 }}{{ end }}`, `line 1, column 20: function "nope1" not defined`},
+		{`{{ secret "pki/issue/a" "common_name" }}`, `line 1, column 25: secret has parameter "common_name" (name=value)`},
+		{`{{ secret "kv/data/a?version=1" "a=b" }}`, `line 1, column 11: secret "kv/data/a?version=1" has a query (none with a write or a list)`},
+		{`{{ secrets "kv/" "x" }}`, `line 1, column 4: secrets takes one path, not 2 arguments`},
+		{`{{ pkiCert }}`, `line 1, column 4: pkiCert takes a path and parameters, not 0 arguments`},
+		{`{{ file "/etc/passwd" }}`, `line 1, column 9: file "/etc/passwd" is not shown to templates (none is)`},
+		{`{{ $x := secret "kv/app" }}{{ $x.Data.a | sprig_default "b" | sprig_quote }}`, ``},
 	} {
-		err := Check(config.File{Path: "f", Template: c.template})
+		err := Check(config.File{Path: "f", Template: c.template}, Options{})
 		switch {
 		case c.want == "" && err != nil:
 			t.Errorf("%q: %v", c.template, err)
@@ -50,8 +64,8 @@ func TestCheck(t *testing.T) {
 func TestCheckLongLine(t *testing.T) {
 	text := "a\n" + strings.Repeat("{{ .A }} ", 100_000) + "{{ nope }}"
 	start := time.Now()
-	err := Check(config.File{Path: "f", Template: text})
-	if err == nil || !strings.HasPrefix(err.Error(), `path "f": line 2: function "nope"`) {
+	err := Check(config.File{Path: "f", Template: text}, Options{})
+	if err == nil || !strings.HasPrefix(err.Error(), `path "f": line 2, column 900004: function "nope"`) {
 		t.Errorf("got %v", err)
 	}
 	if d := time.Since(start); d > 5*time.Second {
@@ -60,7 +74,7 @@ func TestCheckLongLine(t *testing.T) {
 }
 
 func TestCheckWithoutTemplate(t *testing.T) {
-	if err := Check(config.File{Path: "f", Secret: "kv/app", Format: config.FormatEnv}); err != nil {
+	if err := Check(config.File{Path: "f", Secret: "kv/app", Format: config.FormatEnv}, Options{}); err != nil {
 		t.Error(err)
 	}
 }

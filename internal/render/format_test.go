@@ -219,16 +219,16 @@ func TestPEMFiles(t *testing.T) {
 		t.Fatal(err)
 	}
 	data := map[string]any{"private_key": string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})), "certificate": block("CERTIFICATE", 1), "ca_chain": []any{block("CERTIFICATE", 2)}}
-	r, err := New(config.File{Path: "tls", Secret: "pki/issue/app", Format: "pem", Files: map[string]string{"tls.key": "private_key", "tls.crt": "certificate+ca_chain"}})
+	r, err := New(config.File{Path: "tls", Secret: "pki/issue/app", Format: "pem", Files: map[string]string{"tls.key": "private_key", "tls.crt": "certificate+ca_chain"}}, Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	out, err := r.Render(store(data, false))
+	result, err := r.Render(store(data, false), "")
 	if err != nil {
 		t.Fatal(err)
 	}
 	files := make(map[string][]byte)
-	for _, o := range out {
+	for _, o := range result.Files {
 		files[o.Path] = o.Content.Reveal()
 	}
 	if got := slices.Sorted(maps.Keys(files)); !slices.Equal(got, []string{"tls/tls.crt", "tls/tls.key"}) {

@@ -7,6 +7,7 @@ import (
 	"regexp"
 	"strconv"
 	"text/template"
+	"text/template/parse"
 
 	"github.com/latchkey-dev/latchkey/internal/config"
 	"github.com/latchkey-dev/latchkey/internal/render/sealed"
@@ -20,6 +21,8 @@ type Request struct {
 	KV int
 	// Data, unless nil, makes a write of it.
 	Data map[string]any
+	// List asks for the names below Path, which the answer has as "keys".
+	List bool
 }
 
 // Lookup returns the answer to a request.
@@ -31,61 +34,113 @@ type Output struct {
 	Content sealed.Value[[]byte]
 }
 
+// Result is what one round makes of an entry.
+type Result struct {
+	Files []Output
+	// Unchanged means that the files which Published stood for are still those
+	// to publish; there are no Files then.
+	Unchanged bool
+	// Inputs is a digest of what the files were made of, where rendering them
+	// once more would give other bytes; else it is empty.
+	Inputs string
+}
+
 // Renderer makes the bytes of one entry's files. It is not safe for concurrent
 // use.
 type Renderer struct {
-	file config.File
-	tmpl *template.Template
-	// lookup is set while Render runs: between rounds nothing may hold on to
+	file    config.File
+	options Options
+	trees   map[string]*parse.Tree
+	tmpl    *template.Template
+	// unsteady says that the template calls a function that gives another result
+	// each time.
+	unsteady bool
+
+	// The rest is set while Render runs: between rounds nothing may hold on to
 	// the secrets of the last one.
-	lookup Lookup
+	execution
+}
+
+// execution is what one execution of a template keeps.
+type execution struct {
+	lookup  Lookup
+	views   map[*Secret]*View
+	scratch *scratch
+	inputs  inputs
+	depth   int
 }
 
 // New parses the file's template, if it has one; see Check for its errors.
-func New(f config.File) (*Renderer, error) {
-	r := &Renderer{file: f}
+func New(f config.File, o Options) (*Renderer, error) {
+	r := &Renderer{file: f, options: o}
 	if f.Template == "" {
 		return r, nil
 	}
-	t, err := parseTemplate(f.Template)
+	p, err := parseTemplate(f.Template, o)
+	if err == nil {
+		r.tmpl, err = p.withFunctions(r.function)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("path %q: %w", f.Path, err)
 	}
-	r.tmpl = t.Funcs(template.FuncMap{"secret": r.secret})
+	r.trees = p.trees
+	if f.AllowMissingKeys {
+		r.tmpl.Option("missingkey=zero")
+	} else {
+		r.tmpl.Option("missingkey=error")
+	}
+	for name := range p.calls {
+		r.unsteady = r.unsteady || unsteady[name]
+	}
 	return r, nil
 }
 
-// Render returns the entry's files, all of them from the same answers. An error
-// of lookup comes back as it is; every other error says where in the template,
-// or which key, and never holds a value of a secret.
-func (r *Renderer) Render(lookup Lookup) ([]Output, error) {
+// Render returns the entry's files, all of them from the same answers.
+// Published is the Inputs of the files that are published, or empty. An error of
+// lookup comes back as it is; every other error says where in the template, or
+// which key, and never holds a value of a secret.
+func (r *Renderer) Render(lookup Lookup, published string) (Result, error) {
 	if r.tmpl == nil {
 		s, err := lookup(Request{Path: r.file.Secret, KV: r.file.KV, Data: r.file.Data})
 		if err != nil {
-			return nil, err
+			return Result{}, err
 		}
-		return fileset(r.file, s)
+		files, err := fileset(r.file, s)
+		return Result{Files: files}, err
 	}
-	r.lookup = lookup
-	defer func() { r.lookup = nil }()
+	r.execution = execution{lookup: lookup, scratch: &scratch{}}
+	defer func() { r.execution = execution{} }()
+	r.inputs.add("template", r.file.Template)
 	var b bytes.Buffer
 	if err := r.tmpl.Execute(&b, nil); err != nil {
-		return nil, clean(err)
+		return Result{}, clean(err)
 	}
-	return []Output{{r.file.Path, sealed.Of(b.Bytes())}}, nil
+	result := Result{Files: []Output{{r.file.Path, sealed.Of(b.Bytes())}}}
+	if r.unsteady {
+		result.Inputs = r.inputs.sum()
+		if result.Inputs == published {
+			return Result{Unchanged: true, Inputs: published}, nil
+		}
+	}
+	return result, nil
 }
 
-// secret is the template function of that name.
-func (r *Renderer) secret(path string) (*View, error) {
-	s, err := r.lookup(Request{Path: path})
-	if err != nil {
-		return nil, &lookupError{err}
+// called is how an error may call a string that a function was given: by its
+// name if the template states it, which anybody may read, and else not at all,
+// since it may be made of a secret.
+func (r *Renderer) called(s string) string {
+	stated := false
+	for _, tree := range r.trees {
+		walk(tree.Root, false, func(n parse.Node, _ bool) {
+			literal, ok := n.(*parse.StringNode)
+			stated = stated || ok && literal.Text == s
+		})
 	}
-	return s.Reveal(), nil
+	if stated {
+		return s
+	}
+	return "(what the template made)"
 }
-
-// lookupError carries an error of Lookup through the template's execution.
-type lookupError struct{ error }
 
 var (
 	// execError is how text/template words an error of execution: a name (empty
@@ -103,6 +158,11 @@ func clean(err error) error {
 	var lookup *lookupError
 	if errors.As(err, &lookup) {
 		return lookup.error
+	}
+	// The innermost is what executeTemplate executed.
+	var at template.ExecError
+	for inner := err; errors.As(inner, &at); inner = errors.Unwrap(at.Err) {
+		err = at
 	}
 	m := execError.FindStringSubmatch(err.Error())
 	if m == nil {

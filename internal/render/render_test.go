@@ -30,15 +30,15 @@ func store(data map[string]any, kv2 bool) Lookup {
 func render(t *testing.T, f config.File, lookup Lookup) (string, error) {
 	t.Helper()
 	f.Path = "f"
-	r, err := New(f)
+	r, err := New(f, Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	out, err := r.Render(lookup)
+	result, err := r.Render(lookup, "")
 	if err != nil {
 		return "", err
 	}
-	return string(out[0].Content.Reveal()), nil
+	return string(result.Files[0].Content.Reveal()), nil
 }
 
 var sample = map[string]any{
@@ -95,7 +95,7 @@ func TestEnvInShell(t *testing.T) {
 func TestFiles(t *testing.T) {
 	f := config.File{Path: "tls", Secret: "pki/issue/app", Data: map[string]any{"common_name": "app"},
 		Files: map[string]string{"tls.key": "password", "ca/list.json": "list", "tls.crt": "user"}}
-	r, err := New(f)
+	r, err := New(f, Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -104,12 +104,12 @@ func TestFiles(t *testing.T) {
 		asked = append(asked, q)
 		return store(sample, false)(q)
 	}
-	out, err := r.Render(lookup)
+	result, err := r.Render(lookup, "")
 	if err != nil {
 		t.Fatal(err)
 	}
 	var got []string
-	for _, o := range out {
+	for _, o := range result.Files {
 		got = append(got, o.Path+"="+string(o.Content.Reveal()))
 	}
 	want := []string{`tls/ca/list.json=["x",1]`, "tls/tls.crt=o'hara", "tls/tls.key=a b\n$HOME `id` \"\\"}
@@ -120,8 +120,8 @@ func TestFiles(t *testing.T) {
 		t.Errorf("asked for %+v", asked)
 	}
 	f.Files["ca.crt"] = "nope"
-	if out, err := r.Render(lookup); err == nil || len(out) != 0 || err.Error() != `secret "pki/issue/app" has no key "nope"` {
-		t.Errorf("a missing key: %d files, %v", len(out), err)
+	if result, err := r.Render(lookup, ""); err == nil || len(result.Files) != 0 || err.Error() != `secret "pki/issue/app" has no key "nope"` {
+		t.Errorf("a missing key: %d files, %v", len(result.Files), err)
 	}
 }
 
@@ -210,13 +210,13 @@ func TestLookupErrorComesBack(t *testing.T) {
 
 // Between rounds nothing holds on to what the last one read.
 func TestRendererForgetsSecrets(t *testing.T) {
-	r, err := New(config.File{Path: "f", Template: `{{ with secret "kv/app" }}{{ .Data.k }}{{ end }}`})
+	r, err := New(config.File{Path: "f", Template: `{{ with secret "kv/app" }}{{ .Data.k }}{{ end }}`}, Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	read := func() weak.Pointer[Secret] {
 		s := NewSecret(View{Data: map[string]any{"k": "v"}}, false)
-		if _, err := r.Render(func(Request) (*Secret, error) { return s, nil }); err != nil {
+		if _, err := r.Render(func(Request) (*Secret, error) { return s, nil }, ""); err != nil {
 			t.Fatal(err)
 		}
 		return weak.Make(s)
