@@ -188,6 +188,7 @@ func (a *Agent) prepare() error {
 	}
 	a.started = a.open || revoked
 	a.candidate = a.remembered()
+	a.recallInputs()
 	return nil
 }
 

@@ -19,7 +19,9 @@ type entry struct {
 	// due is when it is to be read; zero is at once.
 	due time.Time
 	// reads names what it asked Vault for when it was last rendered.
-	reads   []string
+	reads []string
+	// inputs is what the published files were made of; see render.Result.
+	inputs  string
 	absent  bool
 	failed  bool
 	denied  bool
@@ -107,10 +109,10 @@ func (a *Agent) schedule(out []rendered, o outcome) {
 			e.backoff.reset()
 			e.reads = r.reads
 			if e.file.Data != nil && !r.absent {
-				after = never
-				if !r.again.IsZero() {
-					after = max(time.Until(r.again), shortestPause)
-				}
+				after = never // unless its write is due again
+			}
+			if !r.again.IsZero() {
+				after = min(after, max(time.Until(r.again), shortestPause))
 			}
 		}
 		e.due = time.Now().Add(after)

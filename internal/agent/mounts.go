@@ -16,17 +16,18 @@ type location struct {
 	query url.Values
 	mount string // "" where it was not asked for
 	kv2   bool   // the path is that of a KV v2 secret's data
+	list  bool   // of the names below it
 }
 
 // resolve turns what a pod's author writes into the path of the API: on a KV
 // v2 mount kv/app and kv/data/app are the same secret.
-func (r *round) resolve(secret string, kv int) (location, error) {
-	p, query, err := render.ParsePath(secret)
+func (r *round) resolve(q render.Request) (location, error) {
+	p, query, err := render.ParsePath(q.Path)
 	if err != nil {
 		return location{}, &Problem{Act: true, Text: err.Error()}
 	}
-	at := location{path: p, query: query}
-	switch kv {
+	at := location{path: p, query: query, list: q.List}
+	switch q.KV {
 	case 1:
 		return at, nil
 	case 2:
@@ -48,12 +49,16 @@ func (r *round) resolve(secret string, kv int) (location, error) {
 			return at, nil
 		}
 	}
-	rest := strings.TrimPrefix(p, at.mount)
-	kind, _, _ := strings.Cut(rest, "/")
-	switch kind {
-	case "metadata", "subkeys":
+	rest := strings.TrimSuffix(strings.TrimPrefix(p+"/", at.mount), "/")
+	kind, below, _ := strings.Cut(rest, "/")
+	switch {
+	case kind == "metadata", kind == "subkeys":
 		return at, nil
-	case "data":
+	case at.list && kind == "data": // names lie beside the data
+		at.path = strings.TrimSuffix(at.mount+"metadata/"+below, "/")
+	case at.list:
+		at.path = strings.TrimSuffix(at.mount+"metadata/"+rest, "/")
+	case kind == "data":
 		at.kv2 = true
 	default:
 		at.kv2, at.path = true, at.mount+"data/"+rest

@@ -39,6 +39,7 @@ func (a *Agent) apply(out []rendered, s *session) {
 		return
 	}
 	a.solved("volume")
+	a.noteInputs(out)
 	a.publishAt = time.Time{}
 	a.schedule(out, o)
 	a.announce()
@@ -67,7 +68,7 @@ func (a *Agent) publish(out []rendered) error {
 	for _, e := range a.entries {
 		r, ok := brought[e]
 		mode := fs.FileMode(e.file.Mode)
-		if !ok || r.err != nil {
+		if !ok || r.err != nil || r.unchanged {
 			for _, p := range e.file.Paths() {
 				set = append(set, volume.File{Path: p, Mode: mode, Keep: true})
 			}

@@ -9,6 +9,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/hashicorp/vault/api"
+
 	"github.com/latchkey-dev/latchkey/internal/render"
 )
 
@@ -23,7 +25,12 @@ type rendered struct {
 	absent bool
 	// reads names what the entry asked Vault for.
 	reads []string
-	// again is when a write is due again.
+	// unchanged means that the published files are those to publish.
+	unchanged bool
+	// inputs is a digest of what the files were made of, where rendering them
+	// once more would give others.
+	inputs string
+	// again is when the first of the entry's writes is due again.
 	again time.Time
 	err   error
 }
@@ -69,7 +76,7 @@ func (a *Agent) fetch(ctx context.Context, s *session, due []*entry) []rendered 
 
 func (r *round) render(e *entry) rendered {
 	out := rendered{entry: e}
-	out.files, out.err = e.render.Render(func(q render.Request) (*render.Secret, error) {
+	result, err := e.render.Render(func(q render.Request) (*render.Secret, error) {
 		c, key, err := r.lookup(q)
 		if key != "" {
 			out.reads = append(out.reads, key)
@@ -77,9 +84,12 @@ func (r *round) render(e *entry) rendered {
 		if err != nil {
 			return nil, err
 		}
-		out.again = c.again
+		if out.again.IsZero() || !c.again.IsZero() && c.again.Before(out.again) {
+			out.again = c.again
+		}
 		return c.secret, c.err
-	})
+	}, e.inputs)
+	out.files, out.unchanged, out.inputs, out.err = result.Files, result.Unchanged, result.Inputs, err
 	var p *Problem
 	if e.file.Optional && errors.As(out.err, &p) && p.Missing {
 		out.absent, out.err = true, nil
@@ -92,8 +102,11 @@ func (r *round) render(e *entry) rendered {
 func (r *round) lookup(q render.Request) (c *call, key string, err error) {
 	var at location
 	if q.Data == nil {
-		at, err = r.resolve(q.Path, q.KV)
+		at, err = r.resolve(q)
 		key = at.path + "?" + at.query.Encode()
+		if at.list {
+			key = "list " + key
+		}
 	} else {
 		key, err = r.agent.writeKey(q)
 	}
@@ -122,6 +135,9 @@ func (r *round) lookup(q render.Request) (c *call, key string, err error) {
 // read asks Vault for one secret.
 func (r *round) read(at location) (*render.Secret, error) {
 	doing := fmt.Sprintf("reading %q", at.path)
+	if at.list {
+		doing = fmt.Sprintf("listing %q", at.path)
+	}
 	if p := r.agent.refused.at(at.path); p != nil {
 		return nil, p
 	}
@@ -129,16 +145,28 @@ func (r *round) read(at location) (*render.Secret, error) {
 		return nil, p
 	}
 	e := &exchange{}
-	s, err := r.session.secrets.Logical().ReadWithDataWithContext(watch(r.ctx, e), at.path, at.query)
+	var s *api.Secret
+	var err error
+	if at.list {
+		s, err = r.session.secrets.Logical().ListWithContext(watch(r.ctx, e), at.path)
+	} else {
+		s, err = r.session.secrets.Logical().ReadWithDataWithContext(watch(r.ctx, e), at.path, at.query)
+	}
 	switch {
 	case err != nil:
 		p := r.failed(doing, err, e)
 		if p.Denied {
-			p.Text += fmt.Sprintf(" (a policy of role %q must allow read on it)", r.agent.config.Vault.Auth.Role)
+			needs := "read"
+			if at.list {
+				needs = "list"
+			}
+			p.Text += fmt.Sprintf(" (a policy of role %q must allow %s on it)", r.agent.config.Vault.Auth.Role, needs)
 		}
 		return nil, p
 	case s != nil && s.WrapInfo != nil:
 		return nil, &Problem{Text: doing + ": answered with a wrapped secret that nobody asked for"}
+	case e.status == http.StatusNotFound && at.list: // nothing lies there
+		return render.NewSecret(render.View{Data: map[string]any{"keys": []any{}}}, false), nil
 	case e.status == http.StatusNotFound:
 		// The mount may be another by now.
 		r.agent.mounts.forget(at.mount)

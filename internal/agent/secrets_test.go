@@ -178,7 +178,7 @@ func TestTemplatePaths(t *testing.T) {
 				p := newPod(t, config.File{Path: "a", Template: `{{ $p := "` + path + `" }}{{ with secret $p }}{{ end }}x`})
 				c := p.start()
 				after(time.Second)
-				if _, reason := p.ready(); !strings.HasPrefix(reason, `path "a": secret "`) {
+				if _, reason := p.ready(); !strings.HasPrefix(reason, `path "a": line 1, column `) || !strings.Contains(reason, `: secret $p: secret "`) {
 					t.Errorf("got %s", reason)
 				}
 				p.wantCalls(callLogin)

@@ -4,8 +4,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"strings"
-
-	"github.com/latchkey-dev/latchkey/internal/render"
 )
 
 // annotationsIntro begins the generated page.
@@ -65,14 +63,11 @@ rename. YAML aliases are refused.
 
 `
 
-// templatesSection takes the names of the functions.
 const templatesSection = `
 ### Templates
 
-Beside text/template's own functions there are
-%s,
-with the arguments and results that they have in Vault Agent. As there, ` + "`secret`" + ` gives a KV version 2 secret's own keys below
-` + "`.Data.data`" + `. A field that the secret lacks is an error, and the file keeps its last content. A Helm chart would
+Templates are in the language of Vault Agent, with [its functions](templates.md#functions). As there, ` + "`secret`" + ` gives a KV version 2
+secret's own keys below ` + "`.Data.data`" + `. A field that the secret lacks is an error, and the file keeps its last content. A Helm chart would
 take the braces for its own: quote them there as ` + "`{{ \"{{\" }}`" + `, or use a ready-made format.
 `
 
@@ -144,7 +139,7 @@ func AnnotationsMarkdown() string {
 	fmt.Fprintf(&b, "\nThe platform's operator can set [other defaults](configuration.md). The injector adds `%s` for people\nand metrics to see; nothing is decided by it.\n", StatusAnnotation)
 	b.WriteString(filesSection)
 	keyTable(&b, fileKeys)
-	fmt.Fprintf(&b, templatesSection, "`"+strings.Join(render.Functions(), "`, `")+"`")
+	b.WriteString(templatesSection)
 	b.WriteString(notifySection)
 	keyTable(&b, notifyKeys)
 	keyLines(&b, "http.", httpKeys)

@@ -71,8 +71,12 @@ var less = arithmetic("comparing", func(a, b int64) any { return a < b }, func(a
 // minimum and maximum give the operand itself, in the widest type of its kind,
 // and b where both are equal.
 
-func minimum(b, a any) (any, error) { return pick("minimum", a, b, func(b, a any) (any, error) { return less(b, a) }) }
-func maximum(b, a any) (any, error) { return pick("maximum", a, b, func(b, a any) (any, error) { return less(a, b) }) }
+func minimum(b, a any) (any, error) {
+	return pick("minimum", a, b, func(b, a any) (any, error) { return less(b, a) })
+}
+func maximum(b, a any) (any, error) {
+	return pick("maximum", a, b, func(b, a any) (any, error) { return less(a, b) })
+}
 
 func pick(name string, a, b any, prefers func(b, a any) (any, error)) (any, error) {
 	first, err := prefers(b, a)

@@ -74,13 +74,13 @@ func (r *Renderer) request(function string, args []string) (Request, error) {
 	}
 	q := Request{Path: args[0], Data: make(map[string]any)}
 	_, query, err := ParsePath(q.Path)
-	if err == nil && len(query) > 0 && (function != "secret" || len(args) > 1) {
-		err = fmt.Errorf("has a query")
-	}
-	if err != nil {
-		// Execution alone finds this where the path is no literal, which may
-		// then hold anything.
+	switch {
+	case err != nil && r.called(q.Path) == q.Path:
+		return Request{}, plain(err.Error())
+	case err != nil: // the path may hold anything
 		return Request{}, plain(function + " is given what is no path (an API path such as \"kv/app\")")
+	case len(query) > 0 && (function != "secret" || len(args) > 1):
+		return Request{}, plain(function + " is given a path with a query (none with a write or a list)")
 	}
 	for _, arg := range args[1:] {
 		if arg == "" {
