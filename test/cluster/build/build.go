@@ -32,15 +32,17 @@ type Options struct {
 type Parts map[string]string
 
 // Ensure returns the wanted programs, and those that come with them, after building or fetching what is not in the cache.
-// It also installs the host's tools that a cluster needs and the host lacks, and for that alone it needs root. Two runs at
-// once build once. The error of a build has what the compiler printed.
+// Where the kubelet is wanted it also installs the host's tools that a cluster needs and the host lacks, and for that alone
+// it needs root. Two runs at once build once. The error of a build has what the compiler printed.
 func Ensure(ctx context.Context, o Options) (Parts, error) {
 	b, err := newBuilder(o)
 	if err != nil {
 		return nil, err
 	}
-	if err := b.hostTools(ctx); err != nil {
-		return nil, err
+	if len(o.Want) == 0 || slices.Contains(o.Want, "kubelet") {
+		if err := b.hostTools(ctx); err != nil {
+			return nil, err
+		}
 	}
 	return b.ensure(ctx, sources, o.Want)
 }

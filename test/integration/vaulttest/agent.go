@@ -190,9 +190,13 @@ func (a *Agent) WaitReady() {
 // Path is a published file as an app sees it.
 func (a *Agent) Path(name string) string { return filepath.Join(a.Volume, config.OutName, name) }
 
-// File is the content of a published file, or an error.
+// File is the content of a published file, or an error. What it holds is
+// registered as with [Vault.Secret], in so far as it is long.
 func (a *Agent) File(name string) (string, error) {
 	b, err := os.ReadFile(a.Path(name))
+	if conf, e := a.Config.Encode(); e == nil {
+		a.v.secretsOf(string(b), string(conf))
+	}
 	return string(b), err
 }
 

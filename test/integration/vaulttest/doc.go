@@ -16,7 +16,7 @@
 // test has made; it answers Vault's TokenReviews (see [APIServer]).
 //
 // When a test ends, nothing that its agents have printed, at level debug, may
-// hold a secret that was registered with [Vault.Secret], a Vault token, or a
-// ServiceAccount token. When it has failed, the folder with all logs stays and
+// hold a secret that was registered with [Vault.Secret] (long values of the files
+// that the test has read are), a Vault token, or a ServiceAccount token. When it has failed, the folder with all logs stays and
 // is named, and the end of each log is shown.
 package vaulttest

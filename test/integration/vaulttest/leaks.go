@@ -2,13 +2,17 @@ package vaulttest
 
 import (
 	"encoding/base64"
+	"encoding/json"
 	"fmt"
+	"maps"
 	"net/url"
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
+	"unicode"
 )
 
 // Secret registers a value that must never show up in what an agent prints, and
@@ -16,8 +20,32 @@ import (
 func (v *Vault) Secret(value string) string {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	v.secrets = append(v.secrets, value)
+	if v.secrets == nil {
+		v.secrets = make(map[string]bool)
+	}
+	v.secrets[value] = true
 	return value
+}
+
+// secretsOf registers what a published file has of long values. What is in the
+// agent's configuration too is no secret.
+func (v *Vault) secretsOf(content, config string) {
+	var words []string
+	var object map[string]any
+	if json.Unmarshal([]byte(content), &object) == nil {
+		for _, value := range object {
+			if s, ok := value.(string); ok {
+				words = append(words, s)
+			}
+		}
+	} else {
+		words = strings.FieldsFunc(content, func(r rune) bool { return unicode.IsSpace(r) || strings.ContainsRune(`'"=:,;<>{}`, r) })
+	}
+	for _, word := range words {
+		if len(word) >= 16 && !strings.Contains(word, "-----") && !strings.Contains(config, word) {
+			v.Secret(word)
+		}
+	}
 }
 
 // vaultToken is any token that Vault 1.10 and newer makes, or one of an older form.
@@ -28,7 +56,7 @@ var vaultToken = regexp.MustCompile(`\bhv[sbr]\.[A-Za-z0-9_-]{20,}|\bs\.[A-Za-z0
 func (v *Vault) leaks(text string) []string {
 	secrets := []string{v.Root.Token()}
 	v.mu.Lock()
-	secrets = append(secrets, v.secrets...)
+	secrets = slices.AppendSeq(secrets, maps.Keys(v.secrets))
 	v.mu.Unlock()
 	for _, token := range v.Kubernetes.made() {
 		parts := strings.Split(token, ".")

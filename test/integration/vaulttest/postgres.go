@@ -48,7 +48,7 @@ func StartPostgres(t testing.TB) *Postgres {
 	initdb := p.command("initdb", "-D", p.data(), "-U", "postgres", "--pwfile="+password,
 		"-A", "scram-sha-256", "-E", "UTF8", "--locale=C", "--no-sync")
 	if out, err := initdb.CombinedOutput(); err != nil {
-		t.Fatalf("making the database: %v: %s", err, out)
+		t.Fatalf("making the database: %v (it wants a user namespace; root may have one everywhere): %s", err, out)
 	}
 	access, err := os.OpenFile(filepath.Join(p.data(), "pg_hba.conf"), os.O_APPEND|os.O_WRONLY, 0)
 	if err != nil {

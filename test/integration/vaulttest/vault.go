@@ -49,7 +49,7 @@ type Vault struct {
 	process *process
 
 	mu      sync.Mutex
-	secrets []string
+	secrets map[string]bool
 }
 
 // Start starts a Vault that ends with the test.
