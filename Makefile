@@ -26,7 +26,7 @@ INSIDE   := $(CLUSTER) exec --
 STILL    := $(CURDIR)/tools/still.sh
 
 .DEFAULT_GOAL := help
-.PHONY: help build unit test integration e2e demo bench fuzz lint images generate tidy vuln cluster-up cluster-down cluster-check cluster-tool load root clean
+.PHONY: help build unit test integration e2e demo bench chaos soak fuzz lint images generate tidy vuln cluster-up cluster-down cluster-check cluster-tool load root clean
 .NOTPARALLEL:
 
 help: ## Show this list
@@ -63,6 +63,14 @@ bench: root build $(if $(ON_CLUSTER),load) ## Measure what Latchkey costs: ARGS=
 	@$(if $(ON_CLUSTER),$(INSIDE) bin/bench $(ON_CLUSTER))
 	@$(if $(filter agent,$(or $(ARGS),agent)),bin/bench agent)
 	$(if $(filter outage,$(ARGS)),$(STILL) go test ./internal/agent -run '^TestOutage$$' -v -count=1 -timeout 30m -agents 10000 -plot $(CURDIR)/docs/outage.svg)
+
+chaos: ## Kill agents thousands of times while an app reads their files
+	@cd test && $(STILL) go run ./integration/prepare
+	cd test && $(STILL) go test ./chaos -v -count=1 -timeout 30m -run 'Killed|Restart' $(ARGS)
+
+soak: ## Let agents idle for ten minutes, and watch what they need
+	@cd test && $(STILL) go run ./integration/prepare
+	cd test && $(STILL) go test ./chaos -v -count=1 -timeout 30m -run Soak -soak 10m $(ARGS)
 
 fuzz: ## Fuzz what reads annotations, configurations and requests, FUZZTIME each (10m)
 	@for target in FuzzParse FuzzHandler FuzzParseConfig; do \
