@@ -75,6 +75,7 @@ soak: ## Let agents idle for ten minutes, and watch what they need
 fuzz: ## Fuzz what reads annotations, configurations and requests, FUZZTIME each (10m)
 	@for target in FuzzParse FuzzHandler FuzzParseConfig; do \
 	  go test ./internal/mutate -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) || exit 1; done
+	go test ./internal/agent -run '^$$' -fuzz '^FuzzProxyPath$$' -fuzztime $(FUZZTIME)
 
 lint: ## Check the format, and run staticcheck on every module
 	@unformatted=$$(gofmt -l .) && test -z "$$unformatted" || { echo "run gofmt -w on: $$unformatted" >&2; exit 1; }

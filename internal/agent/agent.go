@@ -38,6 +38,7 @@ type Agent struct {
 	refused  refusals
 	unkept   unkept
 	notifier *notifier
+	ops      *ops
 
 	session *session
 	// candidate is the token of an earlier run, not yet taken into use.
@@ -77,7 +78,7 @@ type Agent struct {
 // New makes an agent of a valid configuration. An error means that a template
 // is wrong.
 func New(c *config.Agent, v *volume.Volume, log *slog.Logger) (*Agent, error) {
-	a := &Agent{config: c, volume: v, log: log, rest: debug.FreeOSMemory, send: send, told: make(map[string]string)}
+	a := &Agent{config: c, volume: v, log: log, rest: debug.FreeOSMemory, send: send, told: make(map[string]string), ops: newOps()}
 	var errs []error
 	for _, f := range c.Files {
 		r, err := render.New(f, render.Options{Show: c.Show})
@@ -96,7 +97,9 @@ func (a *Agent) Run(ctx context.Context) error {
 	if err := a.prepare(); err != nil {
 		return fmt.Errorf("preparing the shared volume: %w", err)
 	}
-	a.notifier = newNotifier(ctx, a.config.Notify, a.send, a.log)
+	ctx, stop := a.serve(ctx)
+	defer stop()
+	a.notifier = newNotifier(ctx, a.config.Notify, a.ops.meter.sends(a.send), a.log)
 	if a.open {
 		a.announce()
 	}
@@ -129,7 +132,13 @@ func (a *Agent) Run(ctx context.Context) error {
 				go func(s *session, due []*entry) { rounds <- a.fetch(calls, s, due) }(fetching, a.due())
 			}
 		}
+		a.share()
 		select {
+		case <-a.ops.nudge:
+		case dead := <-a.ops.dead:
+			if a.disown(dead) {
+				token.Reset(a.deadBackoff.next(a.started, 0))
+			}
 		case <-calls.Done():
 			if ctx.Err() == nil {
 				return a.giveUp()
@@ -202,6 +211,6 @@ func (a *Agent) connect() error {
 	if err != nil {
 		return err
 	}
-	a.transport = t
+	a.transport = counted{t, a.ops.meter}
 	return nil
 }

@@ -27,7 +27,7 @@ func (a *Agent) retire() {
 }
 
 // lent reports whether apps may be using the token itself.
-func (a *Agent) lent() bool { return a.config.TokenFile != nil && a.started }
+func (a *Agent) lent() bool { return a.config.Lends() && a.started }
 
 // bears reports whether a denial is borne without another login: one that would
 // leave a good token behind, or came too early.
@@ -46,7 +46,7 @@ func (a *Agent) revokes() bool {
 		// as well.
 		return a.config.TokenFile == nil && !a.refused.any()
 	}
-	return said != nil || a.config.TokenFile == nil
+	return said != nil || !a.config.Lends()
 }
 
 // finish ends an agent that publishes once and has.

@@ -21,11 +21,15 @@ type entry struct {
 	// reads names what it asked Vault for when it was last rendered.
 	reads []string
 	// inputs is what the published files were made of; see render.Result.
-	inputs  string
-	absent  bool
-	failed  bool
-	denied  bool
-	backoff backoff
+	inputs string
+	absent bool
+	failed bool
+	denied bool
+	// succeeded is when it was last rendered from what Vault said; missing means
+	// that its secret does not exist, although it must.
+	succeeded time.Time
+	missing   bool
+	backoff   backoff
 }
 
 // interval is how long a read of the entry is trusted.

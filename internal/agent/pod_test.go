@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"io"
 	"log/slog"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -30,6 +31,8 @@ type pod struct {
 	conf  *config.Agent
 	logs  *syncBuffer
 	app   *fakeApp
+	// listen replaces what opens ports, which a test with a clock of its own cannot.
+	listen func(string) (net.Listener, error)
 }
 
 // fakeApp is who is told of changes.
@@ -152,7 +155,10 @@ func (p *pod) start() *container {
 	if err != nil {
 		p.t.Fatal(err)
 	}
-	a.transport, a.rest, a.send = p.vault, func() {}, p.app.send
+	a.transport, a.rest, a.send = counted{p.vault, a.ops.meter}, func() {}, p.app.send
+	if p.listen != nil {
+		a.ops.listen = p.listen
+	}
 	return p.run(a, v)
 }
 

@@ -87,6 +87,7 @@ func (a *Agent) publish(out []rendered) error {
 	}
 	changed, err := a.volume.Publish(set)
 	if len(changed) > 0 {
+		a.ops.meter.inc(metricPublications)
 		a.log.Info("published files", "changed", changed, "files", len(set))
 	}
 	return err
@@ -127,12 +128,13 @@ func (a *Agent) assess(out []rendered, s *session) (o outcome) {
 		at := r.file.Path
 		about := "path " + at
 		if r.err == nil {
-			r.denied = false
+			r.denied, r.missing, r.succeeded = false, false, time.Now()
 			a.solved(about)
 			continue
 		}
 		p := *problemOf(r.err)
 		r.denied = p.Denied || r.denied && p.Everywhere
+		r.missing = p.Missing || r.missing && p.Everywhere
 		if p.Denied && (a.lent() || a.unrevocable) {
 			p.Text += "; what the role is given now reaches only the pod's next token (delete the pod to have it at once)"
 		}

@@ -8,6 +8,7 @@ import (
 // tell logs a problem once, and again when its text changes. Before the first
 // publication it is also what the pod's status shows.
 func (a *Agent) tell(about string, p *Problem) {
+	a.ops.meter.problem(about, p)
 	level := slog.LevelWarn
 	if p.Act {
 		level = slog.LevelError

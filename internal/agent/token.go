@@ -18,7 +18,7 @@ func (a *Agent) tend(ctx context.Context) time.Duration {
 		return time.Hour // nobody will look again
 	}
 	if err == nil {
-		if a.config.TokenFile != nil {
+		if a.config.Lends() {
 			a.publishAt = time.Now()
 		}
 		if lacking && a.session != before {

@@ -64,10 +64,15 @@ type Agent struct {
 	// Notify lists whom to tell of each publication but the first that changed
 	// bytes.
 	Notify []Notification `json:"notify,omitempty"`
+	// Serve is an address with a port, such as ":9102", for probes and metrics,
+	// without anything secret in them. Empty serves none.
+	Serve string `json:"serve,omitempty"`
+	// Local is what the agent offers to the apps of its pod.
+	Local *Local `json:"local,omitempty"`
 	// RevokeOnExit says whether the token is revoked when the agent ends. None
-	// leaves it to the lifecycle: Native and Sidecar revoke, unless there is a
-	// TokenFile. Init revokes where nothing has a lease and there is no
-	// TokenFile; true changes nothing there.
+	// leaves it to the lifecycle: Native and Sidecar revoke, unless apps may be
+	// using the token itself (Lends). Init revokes where nothing has a lease and
+	// there is no TokenFile; true changes nothing there.
 	RevokeOnExit *bool `json:"revokeOnExit,omitempty"`
 	// RetireGrace is how long a replaced token, on which leases hang that apps
 	// used, stays good after all were told of the files that replaced them; 0 is

@@ -35,8 +35,8 @@ func (a *Agent) Validate() error {
 	}
 	oneOf("lifecycle", a.Lifecycle, Native, Init, Sidecar)
 	errs = append(errs, a.Vault.validate()...)
-	if len(a.Files) == 0 && a.TokenFile == nil {
-		bad("files", "empty (at least one file)")
+	if len(a.Files) == 0 && !a.Lends() {
+		bad("files", "empty (at least one file, a token file, or a proxy)")
 	}
 	for i := range a.Files {
 		for _, err := range a.Files[i].Validate() {
@@ -79,6 +79,7 @@ func (a *Agent) Validate() error {
 	if g := time.Duration(a.RetireGrace); g < 0 || g > MaxRetireGrace {
 		bad("retireGrace", "%s (0s to %s)", a.RetireGrace, MaxRetireGrace)
 	}
+	errs = append(errs, a.validateServe()...)
 	oneOf("log.level", a.Log.Level, "debug", "info", "warn", "error")
 	oneOf("log.format", a.Log.Format, "json", "text")
 	return errors.Join(errs...)

@@ -219,7 +219,8 @@ func (v *Volume) swap(set string, files []File) error {
 	return v.sweep(set)
 }
 
-// sweep removes from the mounted directory all that does not belong to a set.
+// sweep removes from the mounted directory all that does not belong to a set,
+// other than sockets.
 func (v *Volume) sweep(set string) error {
 	names, err := v.entries(config.FilesName)
 	if err != nil {
@@ -227,10 +228,10 @@ func (v *Volume) sweep(set string) error {
 	}
 	for _, name := range names {
 		file := path.Join(config.FilesName, name)
-		keep := set != "" && (name == set || name == path.Base(current))
+		keep := set != "" && (name == set || name == path.Base(current)) || v.isSocket(file)
 		if set != "" && !strings.HasPrefix(name, "..") {
 			_, err := v.root.Lstat(path.Join(config.FilesName, set, name))
-			keep = err == nil
+			keep = keep || err == nil
 		}
 		if keep {
 			continue

@@ -7,6 +7,7 @@
 //	files/..2026_11_21_…/      one set of files, never changed once it is linked
 //	files/..data -> ..2026_…   renamed over, which swaps all files at once
 //	files/NAME -> ..data/NAME  what apps open
+//	files/SOCKET               what apps connect to, if the agent listens there
 //	private/                   mode 0700: the Vault token, answers of writes, why it is not ready, …
 //
 // It is safe to be killed at any instant: every change that a reader can see

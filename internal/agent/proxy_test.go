@@ -1,0 +1,440 @@
+package agent
+
+import (
+	"encoding/json"
+	"fmt"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	gopath "path"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/latchkey-dev/latchkey/internal/config"
+)
+
+// proxyPod is a pod whose app asks Vault through its agent. Vault answers paths
+// below db/creds/ and echo/ as well.
+func proxyPod(t *testing.T) *pod {
+	t.Helper()
+	p := newPod(t, env("db.env", "kv/app"))
+	p.conf.Files = nil
+	p.conf.Local = &config.Local{Listen: "127.0.0.1:8200", Proxy: &config.Proxy{RequireHeader: true}}
+	if err := p.conf.Validate(); err != nil {
+		t.Fatal(err)
+	}
+	p.listen = func(string) (net.Listener, error) { return deaf{make(chan struct{})}, nil }
+	leases := 0
+	p.vault.fault = func(w http.ResponseWriter, r *http.Request) bool {
+		path := strings.TrimPrefix(r.URL.Path, "/v1/")
+		token := r.Header.Get("X-Vault-Token")
+		switch {
+		case strings.HasPrefix(path, "db/creds/"):
+			p.vault.set(func() { leases++ })
+			answer(w, map[string]any{"lease_id": fmt.Sprintf("%s/%d", path, leases), "lease_duration": 600, "renewable": true, "data": map[string]any{"username": fmt.Sprint("user-", leases)}})
+		case strings.HasPrefix(path, "echo/"):
+			answer(w, map[string]any{"data": map[string]any{
+				"method": r.Method, "path": r.URL.EscapedPath(), "query": r.URL.RawQuery, "namespace": r.Header.Get("X-Vault-Namespace"),
+				"ours": strings.HasPrefix(token, tokenPrefix), "header": r.Header,
+			}})
+		case path == "auth/token/lookup-self" && strings.HasPrefix(token, tokenPrefix) && p.vault.isGood(token):
+			answer(w, map[string]any{"data": map[string]any{"id": token, "accessor": "accessor-1", "ttl": 3600}})
+		case token == "the-apps-own":
+			answer(w, map[string]any{"data": map[string]any{"id": token}})
+		default:
+			return false
+		}
+		return true
+	}
+	return p
+}
+
+// deaf is a listener that nobody calls.
+type deaf struct{ closed chan struct{} }
+
+func (d deaf) Accept() (net.Conn, error) { <-d.closed; return nil, net.ErrClosed }
+func (d deaf) Close() error              { close(d.closed); return nil }
+func (d deaf) Addr() net.Addr            { return &net.TCPAddr{} }
+
+func (f *fakeVault) isGood(token string) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	t := f.tokens[token]
+	return t != nil && !t.revoked && time.Now().Before(t.expires)
+}
+
+// ofApp is a request of the app's.
+func ofApp(method, target, body string, header ...string) *http.Request {
+	r := httptest.NewRequest(method, target, strings.NewReader(body))
+	r.Host = "127.0.0.1:8200"
+	r.Header.Set("X-Vault-Request", "true")
+	for _, h := range header {
+		name, value, _ := strings.Cut(h, ": ")
+		if r.Header.Del(name); name == "Host" {
+			r.Host = value
+		} else if value != "" {
+			r.Header.Set(name, value)
+		}
+	}
+	return r
+}
+
+func ask(h http.Handler, r *http.Request) (status int, body map[string]any) {
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, r)
+	_ = json.Unmarshal(w.Body.Bytes(), &body)
+	return w.Code, body
+}
+
+func TestProxyPassesRequestsOn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := proxyPod(t)
+		p.conf.Vault.Namespace = "team"
+		p.conf.Vault.Headers = map[string]string{"X-Cluster": "blue"}
+		c := p.start()
+		after(0)
+		p.wantReady() // with nothing to publish
+		h := c.agent.localHandler()
+		p.vault.taken()
+
+		status, body := ask(h, ofApp("POST", "/v1/echo/a%20b%2Fc?x=1&y=%2F", `{"a":1}`, "Connection: X-Hop", "X-Hop: 1", "X-Forwarded-For: 10.9.8.7", "X-Correlation-Id: 7", "Cookie: a=b"))
+		data, _ := body["data"].(map[string]any)
+		header, _ := data["header"].(map[string]any)
+		if status != 200 || data["ours"] != true || data["method"] != "POST" || data["path"] != "/v1/echo/a%20b/c" || data["query"] != "x=1&y=%2F" || data["namespace"] != "team" {
+			t.Errorf("got %d %v", status, body)
+		}
+		for _, name := range []string{"Connection", "X-Hop", "X-Forwarded-For", "Cookie"} {
+			if header[name] != nil {
+				t.Errorf("%s is passed on", name)
+			}
+		}
+		if header["X-Correlation-Id"] == nil || header["X-Cluster"] == nil {
+			t.Errorf("headers are lost: %v", header)
+		}
+		if _, body := ask(h, ofApp("GET", "/v1/echo/a", "", "X-Vault-Namespace: other")); body["data"].(map[string]any)["namespace"] != "other" {
+			t.Errorf("the app's namespace is not passed on: %v", body)
+		}
+		// The app's own token wins, in either header.
+		for _, own := range []string{"X-Vault-Token: the-apps-own", "Authorization: Bearer the-apps-own"} {
+			if status, body := ask(h, ofApp("GET", "/v1/echo/a", "", own)); status != 200 || body["data"].(map[string]any)["ours"] != false {
+				t.Errorf("%s: %d %v", own, status, body)
+			}
+		}
+		if _, body := ask(h, ofApp("GET", "/v1/echo/a", "", "Authorization: Basic YTpi")); body["data"].(map[string]any)["ours"] != true {
+			t.Errorf("with credentials that are not Vault's: %v", body)
+		}
+		if status, body := ask(h, ofApp("LIST", "/v1/echo/", "")); status != 200 || body["data"].(map[string]any)["method"] != "LIST" {
+			t.Errorf("LIST: %d %v", status, body)
+		}
+		// What the app is not to be told.
+		for _, call := range []string{"GET /v1/auth/token/lookup-self", "PUT /v1/auth/token/renew-self"} {
+			method, path, _ := strings.Cut(call, " ")
+			w := httptest.NewRecorder()
+			h.ServeHTTP(w, ofApp(method, path, ""))
+			if w.Code != 200 || strings.Contains(w.Body.String(), tokenPrefix) || !strings.Contains(w.Body.String(), "accessor-1") || !json.Valid(w.Body.Bytes()) {
+				t.Errorf("%s: %d %s", call, w.Code, w.Body)
+			}
+		}
+		wantMetrics(t, c.agent, map[string]string{`latchkey_agent_proxy_requests_total{result="passed"}`: "8"})
+		c.terminate()
+		if p.vault.good() != 1 {
+			t.Error("a token that apps were using is revoked")
+		}
+	})
+}
+
+func TestProxyRefuses(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := proxyPod(t)
+		c := p.start()
+		after(0)
+		h := c.agent.localHandler()
+		p.vault.taken()
+		for name, refused := range map[string]struct {
+			r      *http.Request
+			status int
+			says   string
+		}{
+			"no header":            {ofApp("GET", "/v1/kv/data/app", "", "X-Vault-Request"), 403, "X-Vault-Request is missing"},
+			"another host":         {ofApp("GET", "/v1/kv/data/app", "", "Host: evil.example:8200"), 403, "another host"},
+			"revoke":               {ofApp("PUT", "/v1/auth/token/revoke-self", ""), 403, "not revoked"},
+			"revoke by POST":       {ofApp("POST", "/v1/auth/token/revoke-self/", ""), 403, "not revoked"},
+			"revoke an accessor":   {ofApp("POST", "/v1/auth/token/revoke-accessor", `{"accessor":"accessor-1"}`), 403, "not revoked"},
+			"revoke in namespace":  {ofApp("POST", "/v1/team/auth/token/revoke-self", ""), 403, "not revoked"},
+			"revoke in other case": {ofApp("POST", "/v1/Auth/Token/Revoke-Self", ""), 403, "not revoked"},
+			"revoke encoded":       {ofApp("POST", "/v1/auth/token/%72evoke%2Dself", ""), 403, "not revoked"},
+			"revoke past a slash":  {ofApp("POST", "/v1/auth/token%2Frevoke-self", ""), 403, "not revoked"},
+			"dots":                 {ofApp("POST", "/v1/auth/token/../token/revoke-self", ""), 400, "the path holds"},
+			"encoded dots":         {ofApp("POST", "/v1/auth/x/%2e%2e/token/revoke-self", ""), 400, "the path holds"},
+			"two slashes":          {ofApp("POST", "/v1/auth//token/revoke-self", ""), 400, "the path holds"},
+			"slash in front":       {ofApp("POST", "/v1//auth/token/revoke-self", ""), 400, "the path holds"},
+			"backslash":            {ofApp("POST", "/v1/auth%5Ctoken/revoke-self", ""), 400, "the path holds"},
+			"create":               {ofApp("POST", "/v1/auth/token/create", "{}"), 403, "no token is made"},
+			"create for a role":    {ofApp("PUT", "/v1/auth/token/create/admin", "{}"), 403, "no token is made"},
+			"create an orphan":     {ofApp("PUT", "/v1/auth/token/create-orphan", "{}"), 403, "no token is made"},
+			"wrapped lookup":       {ofApp("GET", "/v1/auth/token/lookup-self", "", "X-Vault-Wrap-TTL: 60"), 403, "not wrapped"},
+			"no API":               {ofApp("GET", "/ui/", ""), 404, "nothing at this path"},
+			"too long":             {ofApp("POST", "/v1/echo/a", strings.Repeat("a", maxAsked+1)), 413, "longer than 4 MiB"},
+		} {
+			w := httptest.NewRecorder()
+			h.ServeHTTP(w, refused.r)
+			var body struct{ Errors []string }
+			if err := json.Unmarshal(w.Body.Bytes(), &body); err != nil || w.Code != refused.status || len(body.Errors) != 1 || !strings.Contains(body.Errors[0], refused.says) {
+				t.Errorf("%s: %d %s", name, w.Code, w.Body)
+			}
+		}
+		p.wantCalls()
+		// With its own token the app may do what Vault lets it.
+		if status, _ := ask(h, ofApp("POST", "/v1/auth/token/create", "{}", "X-Vault-Token: the-apps-own")); status != 200 {
+			t.Errorf("with the app's own token: %d", status)
+		}
+		// One that sends the agent's is taken for one that sends none.
+		own := c.agent.ops.view.Load().token.Reveal()
+		for _, header := range []string{"X-Vault-Token: " + own, "Authorization: Bearer " + own} {
+			if status, _ := ask(h, ofApp("POST", "/v1/auth/token/revoke-self", "", header)); status != 403 {
+				t.Errorf("the agent's token is revoked by whoever knows it: %d", status)
+			}
+		}
+		c.terminate()
+	})
+}
+
+func TestProxyWithoutVault(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := proxyPod(t)
+		p.vault.cut = true
+		c := p.start()
+		after(time.Second)
+		h := c.agent.localHandler()
+		if status, body := ask(h, ofApp("GET", "/v1/echo/a", "")); status != 503 || !strings.Contains(fmt.Sprint(body["errors"]), "no Vault token") {
+			t.Errorf("before the login: %d %v", status, body)
+		}
+		p.vault.set(func() { p.vault.cut = false })
+		after(time.Minute)
+		fault := p.vault.fault
+		p.vault.set(func() { p.vault.fault = says(307, http.Header{"Location": {"https://active.test/v1/echo/a"}}, "") })
+		if status, body := ask(h, ofApp("GET", "/v1/echo/a", "")); status != 503 || !strings.Contains(fmt.Sprint(body["errors"]), "307") {
+			t.Errorf("a standby: %d %v", status, body)
+		}
+		p.vault.set(func() { p.vault.fault = says(503, nil, `{"errors":["Vault is sealed"]}`) })
+		if status, body := ask(h, ofApp("GET", "/v1/echo/a", "")); status != 503 || fmt.Sprint(body["errors"]) != "[Vault is sealed]" {
+			t.Errorf("a sealed Vault: %d %v", status, body)
+		}
+		p.vault.set(func() { p.vault.fault, p.vault.cut = fault, true })
+		if status, body := ask(h, ofApp("GET", "/v1/echo/a", "")); status != 503 || !strings.Contains(fmt.Sprint(body["errors"]), "connection refused") {
+			t.Errorf("no network: %d %v", status, body)
+		}
+		c.terminate()
+	})
+}
+
+// A token that was revoked behind the agent's back is noticed by the first app
+// that asks.
+func TestProxyNoticesADeadToken(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := proxyPod(t)
+		c := p.start()
+		after(0)
+		h := c.agent.localHandler()
+		// The words alone are nothing: they may be about another token.
+		fault := p.vault.fault
+		p.vault.set(func() {
+			p.vault.fault = func(w http.ResponseWriter, r *http.Request) bool {
+				return r.URL.Path == "/v1/auth/jwt/login" && says(403, nil, `{"errors":["invalid token: of somebody else"]}`)(w, r) || fault(w, r)
+			}
+		})
+		ask(h, ofApp("POST", "/v1/auth/jwt/login", "{}"))
+		after(time.Minute)
+		if p.vault.minted != 1 {
+			t.Fatal("logged in for another's token")
+		}
+		p.vault.set(func() {
+			for _, token := range p.vault.tokens {
+				token.revoked = true
+			}
+		})
+		if status, _ := ask(h, ofApp("GET", "/v1/kv/data/app", "")); status != 403 {
+			t.Errorf("with a dead token: %d", status)
+		}
+		after(time.Minute)
+		if status, body := ask(h, ofApp("GET", "/v1/kv/data/app", "")); status != 200 {
+			t.Errorf("a minute later: %d %v", status, body)
+		}
+		c.terminate()
+	})
+}
+
+// user is whom an answer of the database makes the app.
+func user(body map[string]any) any {
+	data, _ := body["data"].(map[string]any)
+	return data["username"]
+}
+
+func TestProxySharesLeases(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := proxyPod(t)
+		p.vault.role.ttl = 30 * time.Minute
+		c := p.start()
+		after(0)
+		h := c.agent.localHandler()
+		creds := func(header ...string) map[string]any {
+			t.Helper()
+			status, body := ask(h, ofApp("GET", "/v1/db/creds/app", "", header...))
+			if status != 200 {
+				t.Fatalf("%d %v", status, body)
+			}
+			return body
+		}
+		if u := user(creds()); u != "user-1" {
+			t.Fatalf("got %v", u)
+		}
+		after(time.Minute)
+		if again := creds(); user(again) != "user-1" || again["lease_duration"] != float64(540) || again["lease_id"] != "db/creds/app/1" {
+			t.Errorf("a minute later: %v", again)
+		}
+		// Other requests are others.
+		for i, header := range []string{"X-Vault-Namespace: other", "X-Vault-Token: another"} {
+			if u := user(creds(header)); u != fmt.Sprint("user-", i+2) {
+				t.Errorf("%s: %v", header, u)
+			}
+		}
+		for i, r := range []*http.Request{ofApp("GET", "/v1/db/creds/other", ""), ofApp("GET", "/v1/db/creds/app?ttl=1h", ""), ofApp("PUT", "/v1/db/creds/app", ""), ofApp("PUT", "/v1/db/creds/app", `{"ttl":"1h"}`)} {
+			if _, body := ask(h, r); user(body) != fmt.Sprint("user-", i+4) {
+				t.Errorf("%s %s: %v", r.Method, r.URL, body)
+			}
+		}
+		if u := user(creds()); u != "user-1" {
+			t.Errorf("got %v", u)
+		}
+		// An outage takes nothing away.
+		p.vault.set(func() { p.vault.cut = true })
+		if u := user(creds()); u != "user-1" {
+			t.Errorf("in an outage: %v", u)
+		}
+		p.vault.set(func() { p.vault.cut = false })
+		// Its lease's end.
+		after(9 * time.Minute)
+		if u := user(creds()); u != "user-8" {
+			t.Errorf("after the lease: %v", u)
+		}
+		// Something is revoked.
+		p.vault.set(func() { p.vault.revoked = nil })
+		if status, _ := ask(h, ofApp("PUT", "/v1/sys/leases/revoke", `{"lease_id":"db/creds/app/8"}`)); status != 204 {
+			t.Errorf("revoking a lease: %d", status)
+		}
+		if u := user(creds()); u != "user-9" {
+			t.Errorf("after a revocation: %v", u)
+		}
+		// The token dies, and what hung on it with it.
+		p.vault.set(func() {
+			for _, token := range p.vault.tokens {
+				token.revoked = true
+			}
+		})
+		ask(h, ofApp("GET", "/v1/kv/data/app", ""))
+		after(time.Minute)
+		if u := user(creds()); u != "user-10" {
+			t.Errorf("after another login: %v", u)
+		}
+		if n := metricsOf(c.agent)[`latchkey_agent_proxy_requests_total{result="shared"}`]; n != "3" {
+			t.Errorf("%s answers shared", n)
+		}
+		c.terminate()
+	})
+}
+
+// Requests that are the same and come at once make one lease.
+func TestProxySharesWhileVaultAnswers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := proxyPod(t)
+		c := p.start()
+		after(0)
+		fault := p.vault.fault
+		p.vault.set(func() {
+			p.vault.fault = func(w http.ResponseWriter, r *http.Request) bool {
+				time.Sleep(time.Second)
+				return fault(w, r)
+			}
+		})
+		h := c.agent.localHandler()
+		var apps sync.WaitGroup
+		for range 20 {
+			apps.Go(func() {
+				if _, body := ask(h, ofApp("GET", "/v1/db/creds/app", "")); user(body) != "user-1" {
+					t.Errorf("got %v", body)
+				}
+			})
+		}
+		apps.Wait()
+		c.terminate()
+	})
+}
+
+// What is remembered is bounded, and what does not fit is asked for anew.
+func TestProxyMemoryIsBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := proxyPod(t)
+		c := p.start()
+		after(0)
+		proxy := newProxy(c.agent)
+		for i := range 2 * maxShared {
+			if status, _ := ask(proxy, ofApp("GET", fmt.Sprint("/v1/db/creds/", i), "")); status != 200 {
+				t.Fatal(status)
+			}
+		}
+		if n := len(proxy.shared.answers); n != maxShared {
+			t.Errorf("%d answers", n)
+		}
+		after(time.Hour)
+		ask(proxy, ofApp("GET", "/v1/db/creds/app", ""))
+		if n := len(proxy.shared.answers); n != 1 || proxy.shared.bytes > 1000 || len(proxy.shared.flights) != 0 {
+			t.Errorf("%d answers of %d bytes an hour later", n, proxy.shared.bytes)
+		}
+		c.terminate()
+	})
+}
+
+// FuzzProxyPath asks for any path with the agent's token: what gets to Vault
+// never ends that token and never makes another, however Vault may read it.
+func FuzzProxyPath(f *testing.F) {
+	for _, path := range []string{"/v1/kv/data/app", "/v1/auth/token/revoke-self", "/v1/auth/token/../token/revoke-self", "/v1//auth/token/create", "/v1/auth/token/%2e%2e/token/revoke",
+		"/v1/auth%2ftoken%2Frevoke-self", "/v1/ns/auth/token/create-orphan", "/v1/AUTH/token/revoke-self", "/v1/auth/token/revoke-self/", "/v1/auth/token/revoke-self%00", "/v1/auth/token/%252e%252e/create",
+		"/v1/a;b/auth/token/create", "/v1/auth/token/create?x=/../", "/v1/./auth/token/create", "/v1/auth\\token\\create"} {
+		f.Add("PUT", path)
+		f.Add("GET", path)
+	}
+	f.Fuzz(func(t *testing.T, method, target string) {
+		r, err := http.NewRequest(method, "http://127.0.0.1:8200"+target, nil)
+		if err != nil || !strings.HasPrefix(target, "/") {
+			return
+		}
+		path, refused := cleanPath(r.URL.Path)
+		if refused == nil {
+			refused = guard(method, path, false)
+		}
+		if refused != nil {
+			if refused.text == "" || refused.status < 400 {
+				t.Fatalf("%s %q is refused with %+v", method, target, refused)
+			}
+			return
+		}
+		// What Vault reads from the URL that is sent is what was judged.
+		sent, err := http.NewRequest(method, (&url.URL{Scheme: "http", Host: "vault.test", Path: "/v1/" + path}).String(), nil)
+		if err != nil || sent.URL.Path != "/v1/"+path {
+			t.Fatalf("%q is judged as %q and sent as %v: %v", target, path, sent, err)
+		}
+		if method == "GET" || method == "HEAD" || method == "LIST" {
+			return
+		}
+		read := strings.ToLower(strings.Trim(gopath.Clean(sent.URL.Path), "/"))
+		for _, op := range []string{"auth/token/revoke", "auth/token/create"} {
+			if strings.Contains("/"+read, "/"+op) {
+				t.Fatalf("%s %q gets to Vault as %q", method, target, read)
+			}
+		}
+	})
+}

@@ -1,0 +1,65 @@
+package agent
+
+import (
+	"net/http"
+	"path"
+	"slices"
+	"strings"
+	"unicode"
+)
+
+// refusal is why a request of an app is not passed on.
+type refusal struct {
+	status int
+	text   string
+}
+
+// cleanPath returns the path of Vault's API that a request is for, decoded and
+// without the leading "/v1/", or why it is not passed on. What Vault would
+// redirect to another path is refused: passed on, it would be judged as one
+// thing here and be another there.
+func cleanPath(decoded string) (string, *refusal) {
+	p, ok := strings.CutPrefix(decoded, "/v1/")
+	trimmed := strings.TrimSuffix(p, "/") // as a LIST has it
+	switch {
+	case !ok || trimmed == "":
+		return "", &refusal{http.StatusNotFound, "no path of Vault's API (/v1/…)"}
+	case path.Clean("/"+trimmed) != "/"+trimmed, strings.ContainsFunc(p, func(r rune) bool { return r == '\\' || r == unicode.ReplacementChar || unicode.IsControl(r) }):
+		return "", &refusal{http.StatusBadRequest, "the path holds \"//\", \".\", \"..\", a backslash or a control character (the path of Vault's API as it is)"}
+	}
+	return p, nil
+}
+
+// tokenCall is what follows auth/token/ in a path, in lower case, or nothing. A
+// namespace may stand before it, and Vault's router may know one by another
+// case, so that what looks like it is taken for it.
+func tokenCall(p string) (call string) {
+	s := strings.Split(strings.ToLower(strings.TrimSuffix(p, "/")), "/")
+	for i := len(s) - 3; i >= 0; i-- {
+		if s[i] == "auth" && s[i+1] == "token" {
+			return strings.Join(s[i+2:], "/")
+		}
+	}
+	return ""
+}
+
+// guard says why a request may not be made with the agent's own token: those
+// that would end it under all who use it, those that make tokens, which would
+// live on when the pod is gone or be left behind by it, and those whose answer
+// would hide it in a wrapping that only Vault can open.
+func guard(method, p string, wrapped bool) *refusal {
+	call := tokenCall(p)
+	if call == "" || slices.Contains([]string{http.MethodGet, http.MethodHead, "LIST"}, method) && !wrapped {
+		return nil
+	}
+	first, _, _ := strings.Cut(call, "/")
+	switch {
+	case strings.HasPrefix(first, "revoke"):
+		return &refusal{http.StatusForbidden, "the agent's token is not revoked by an app, nor is anything with it (a token of the app's own in X-Vault-Token)"}
+	case strings.HasPrefix(first, "create"):
+		return &refusal{http.StatusForbidden, "no token is made with the agent's, since it would end with it (a login of the app's own, at auth/…/login)"}
+	case wrapped:
+		return &refusal{http.StatusForbidden, "an answer about the agent's token is not wrapped (without X-Vault-Wrap-TTL)"}
+	}
+	return nil
+}
