@@ -58,10 +58,11 @@ demo: root build load ## Show an annotated pod that reads a secret from Vault (r
 
 # Agents are compared without a cluster. Vault's own, on demand, takes long to build the first time.
 ON_CLUSTER := $(filter-out agent outage,$(or $(ARGS),pods admission))
-bench: root build $(if $(ON_CLUSTER),load) ## Measure what Latchkey costs: ARGS="pods admission agent outage", or all but the last (root)
-	cd test && $(STILL) go build -o ../bin/bench ./bench
+bench: root $(if $(ON_CLUSTER),load) ## Measure what Latchkey costs: ARGS="pods admission agent outage", or all but the last (root)
+	@$(if $(ON_CLUSTER),cd test && $(STILL) go build -o ../bin/bench ./bench)
 	@$(if $(ON_CLUSTER),$(INSIDE) bin/bench $(ON_CLUSTER))
-	@$(if $(filter agent,$(or $(ARGS),agent)),bin/bench agent)
+	@$(if $(filter agent,$(or $(ARGS),agent)),cd test && $(STILL) go run ./integration/prepare)
+	@$(if $(filter agent,$(or $(ARGS),agent)),cd test && go test ./bench -run '^TestAgents$$' -v -count=1 -timeout 2h)
 	$(if $(filter outage,$(ARGS)),$(STILL) go test ./internal/agent -run '^TestOutage$$' -v -count=1 -timeout 30m -agents 10000 -plot $(CURDIR)/docs/outage.svg)
 
 chaos: ## Kill agents thousands of times while an app reads their files

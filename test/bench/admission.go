@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -119,10 +120,12 @@ type admissionServer struct {
 }
 
 func startServer(ctx context.Context, roots *x509.CertPool, review []byte, command func(listen string) *exec.Cmd) (*admissionServer, error) {
-	listen, err := freeAddress()
+	free, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("finding a port: %w", err)
 	}
+	listen := free.Addr().String()
+	_ = free.Close()
 	s := &admissionServer{
 		cmd: command(listen),
 		client: &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{
@@ -136,11 +139,24 @@ func startServer(ctx context.Context, roots *x509.CertPool, review []byte, comma
 	if err := s.cmd.Start(); err != nil {
 		return nil, fmt.Errorf("starting %s: %w", s.cmd.Path, err)
 	}
-	if err := poll(ctx, 20*time.Second, 50*time.Millisecond, s.cmd.Path, func() error { return s.ask(ctx) }); err != nil {
-		s.stop()
-		return nil, err
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for end := time.Now().Add(20 * time.Second); ; {
+		err := s.ask(ctx)
+		if err == nil {
+			return s, nil
+		}
+		if time.Now().After(end) {
+			s.stop()
+			return nil, fmt.Errorf("waiting for %s: %w", s.cmd.Path, err)
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			s.stop()
+			return nil, ctx.Err()
+		}
 	}
-	return s, nil
 }
 
 func (s *admissionServer) stop() {

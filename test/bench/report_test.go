@@ -19,13 +19,14 @@ type row struct {
 }
 
 // report prints the comparison.
-func report(w io.Writer, ours, theirs *contender) error {
-	for _, c := range []*contender{ours, theirs} {
+func report(out io.Writer, w work, ours, theirs *contender) error {
+	var size [2]float64
+	for i, c := range []*contender{ours, theirs} {
 		info, err := os.Stat(c.program)
 		if err != nil {
 			return fmt.Errorf("measuring a binary: %w", err)
 		}
-		c.size = info.Size()
+		size[i] = float64(info.Size()) / 1e6
 	}
 	seconds := func(times []time.Duration) float64 { return median(times).Seconds() }
 	of := func(c *contender, field func(usage) float64) float64 {
@@ -37,10 +38,10 @@ func report(w io.Writer, ours, theirs *contender) error {
 	}
 	const fifth = 0.2
 	rows := []row{
-		{what: "binary, stripped", ours: float64(ours.size) / 1e6, theirs: float64(theirs.size) / 1e6, unit: "MB", digits: 2, most: 11},
-		{what: fmt.Sprintf("start to %d files", secrets), ours: 1e3 * seconds(ours.start), theirs: 1e3 * seconds(theirs.start), unit: "ms", share: fifth},
-		{what: "CPU time of the start", ours: 1e3 * seconds(ours.work), theirs: 1e3 * seconds(theirs.work), unit: "ms"},
-		{what: "calls to Vault by a start", ours: float64(total(ours.calls)), theirs: float64(total(theirs.calls)), most: 1 + secrets + 1},
+		{what: "binary, stripped", ours: size[0], theirs: size[1], unit: "MB", digits: 2, most: 11},
+		{what: fmt.Sprintf("start to %d files", len(w.files)), ours: 1e3 * seconds(ours.start), theirs: 1e3 * seconds(theirs.start), unit: "ms", share: fifth},
+		{what: "CPU time of the start", ours: 1e3 * seconds(ours.busy), theirs: 1e3 * seconds(theirs.busy), unit: "ms"},
+		{what: "calls to Vault by a start", ours: float64(total(ours.calls)), theirs: float64(total(theirs.calls)), most: float64(w.calls)},
 	}
 	for _, r := range []struct {
 		row
@@ -56,8 +57,8 @@ func report(w io.Writer, ours, theirs *contender) error {
 	}
 	rows = append(rows, row{what: "CPU time of an hour at rest", ours: seconds(ours.idle), theirs: seconds(theirs.idle), unit: "s", digits: 2})
 
-	fmt.Fprintf(w, "Medians of %d starts and of %d agents at rest, whose secrets are refreshed every %s.\n", starts, resting, refresh)
-	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprintf(out, "%s, refreshed every %s: medians of %d starts and of %d agents at rest\n", w.what, refresh, starts, resting)
+	t := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(t, "\tlatchkey\tvault agent\tours to theirs\tbar\t")
 	for _, r := range rows {
 		fmt.Fprintf(t, "%s\t%s\t%s\t%.0f %%\t%s\n", r.what, r.value(r.ours), r.value(r.theirs), 100*r.ours/r.theirs, r.verdict())
@@ -65,7 +66,7 @@ func report(w io.Writer, ours, theirs *contender) error {
 	if err := t.Flush(); err != nil {
 		return err
 	}
-	_, err := fmt.Fprintf(w, "calls of a start: latchkey %s; vault agent %s\nreads in %s at rest: latchkey %d, vault agent %d\n",
+	_, err := fmt.Fprintf(out, "calls of a start: latchkey %s; vault agent %s\nreads in %s at rest: latchkey %d, vault agent %d\n",
 		describe(ours.calls), describe(theirs.calls), idle, ours.reads, theirs.reads)
 	return err
 }
