@@ -46,6 +46,7 @@ func main() {
 	}
 	// Small rather than fast: the heap is a few hundred KiB and the work comes
 	// in short bursts minutes apart.
+	keepPagesSmall()
 	debug.SetGCPercent(25)
 	runtime.GOMAXPROCS(min(2, runtime.GOMAXPROCS(0)))
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
