@@ -3,7 +3,6 @@ package render
 import (
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/latchkey-dev/latchkey/internal/config"
 )
@@ -60,16 +59,13 @@ func TestCheck(t *testing.T) {
 	}
 }
 
-// A pod's author must not be able to keep the injector busy with one long line.
+// A pod's author must not be able to keep the injector busy with one long line:
+// a column that is looked for by trying takes hours here.
 func TestCheckLongLine(t *testing.T) {
 	text := "a\n" + strings.Repeat("{{ .A }} ", 100_000) + "{{ nope }}"
-	start := time.Now()
 	err := Check(config.File{Path: "f", Template: text}, Options{})
 	if err == nil || !strings.HasPrefix(err.Error(), `path "f": line 2, column 900004: function "nope"`) {
 		t.Errorf("got %v", err)
-	}
-	if d := time.Since(start); d > 5*time.Second {
-		t.Errorf("took %s", d)
 	}
 }
 
