@@ -4,9 +4,13 @@ package integration
 
 import (
 	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/latchkey-dev/latchkey/internal/config"
@@ -146,5 +150,92 @@ func TestOptional(t *testing.T) {
 	}
 	if strings.Contains(a.Log(), `"ERROR"`) {
 		t.Errorf("an optional secret that is not there is no error:\n%s", a.Log())
+	}
+}
+
+// Where the entry says which engine it is, Vault is not asked.
+func TestStatedVersion(t *testing.T) {
+	t.Parallel()
+	v := vaulttest.Start(t, vaulttest.Options{})
+	v.Role("app", vaulttest.Read("kv/data/app", "kv1/app"), nil)
+	v.KV("app", map[string]any{"password": "first-password"})
+	v.KV("kv1/app", map[string]any{"password": "other-password"})
+	two, one := raw("two", "kv/app", "password"), raw("one", "kv1/app", "password")
+	two.KV, one.KV = 2, 1
+	a := v.Agent("app", two, one)
+	a.Config.Refresh = long
+	a.Start()
+	a.WaitReady()
+	if got := a.Files(); got["two"] != "first-password" || got["one"] != "other-password" {
+		t.Errorf("files: %q", got)
+	}
+	calls := v.Calls()
+	slices.Sort(calls)
+	if want := []string{"read kv/data/app", "read kv1/app", loginCall}; !slices.Equal(calls, want) {
+		t.Errorf("calls:\n got %q\nwant %q", calls, want)
+	}
+}
+
+// A configuration that is longer than one variable of the environment may be.
+func TestManyFiles(t *testing.T) {
+	t.Parallel()
+	const secrets, filesOfEach = 60, 5
+	v := vaulttest.Start(t, vaulttest.Options{})
+	v.Role("app", vaulttest.Read("kv/data/*"), nil)
+	var files []config.File
+	for i := range secrets {
+		name := fmt.Sprintf("a-secret-whose-name-is-rather-long-as-names-of-secrets-are-%d", i)
+		v.KV(name, map[string]any{"password": "password-of-" + name})
+		for j := range filesOfEach {
+			files = append(files, raw(fmt.Sprintf("%s/in-a-directory-of-its-own-as-it-may-be/%d", name, j), "kv/"+name, "password"))
+		}
+	}
+	a := v.Agent("app", files...)
+	a.Config.Refresh = long
+	a.Start()
+	a.WaitReady()
+	if vars, err := a.Config.Env(); err != nil || len(vars) == 1 {
+		t.Fatalf("the configuration fits into one variable (%v): make it longer", err)
+	}
+	got := a.Files()
+	for _, f := range files {
+		if want := "password-of-" + strings.TrimPrefix(f.Secret, "kv/"); got[f.Path] != want {
+			t.Errorf("%s is %q, want %q", f.Path, got[f.Path], want)
+		}
+	}
+	if n := len(v.Calls()); n != secrets+2 {
+		t.Errorf("%d calls, want %d", n, secrets+2)
+	}
+}
+
+// The app is told of each publication that changed bytes, and of nothing else.
+func TestNotify(t *testing.T) {
+	t.Parallel()
+	v := vaulttest.Start(t, vaulttest.Options{})
+	v.Role("app", vaulttest.Read("kv/data/app"), nil)
+	v.KV("app", map[string]any{"password": "first-password"})
+	a := v.Agent("app", raw("password", "kv/app", "password"), config.File{Path: "app.env", Secret: "kv/app", Format: config.FormatEnv})
+	var seen []string // the file at each notification
+	var mu sync.Mutex
+	app := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
+		mu.Lock()
+		defer mu.Unlock()
+		content, _ := a.File("password")
+		seen = append(seen, content)
+	}))
+	t.Cleanup(app.Close)
+	a.Config.Notify = []config.Notification{{HTTP: &config.HTTPRequest{URL: app.URL}}}
+	a.Start()
+	a.WaitReady()
+	for _, password := range []string{"second-password", "third-password"} {
+		v.KV("app", map[string]any{"password": password})
+		a.WaitFile("password", password)
+	}
+	reads := v.Count("read kv/data/app")
+	vaulttest.Wait(t, "two reads without a change", func() error { return atLeast(v, reads+2, "read kv/data/app") })
+	mu.Lock()
+	defer mu.Unlock()
+	if want := []string{"second-password", "third-password"}; !slices.Equal(seen, want) {
+		t.Errorf("when it was told, the app found %q, want %q", seen, want)
 	}
 }
