@@ -111,23 +111,6 @@ type Vault struct {
 	Auth      Auth   `json:"auth"`
 }
 
-// Auth is one login to Vault.
-type Auth struct {
-	// Method is "kubernetes".
-	Method string `json:"method"`
-	// Mount of the method, with or without the leading "auth/".
-	Mount string `json:"mount"`
-	// Namespace of the login where it differs from Vault.Namespace.
-	Namespace string `json:"namespace,omitempty"`
-	Role      string `json:"role"`
-	// Audience that the ServiceAccount token was asked for. The agent only
-	// names it in messages; empty is the API server's own.
-	Audience string `json:"audience,omitempty"`
-	// TokenPath is the file that holds the ServiceAccount token. It is read
-	// afresh for each login, since the kubelet rotates it.
-	TokenPath string `json:"tokenPath"`
-}
-
 // File is one entry of what to publish: a template, a secret in a ready-made
 // format, or several files from one secret's answer, which change together.
 type File struct {

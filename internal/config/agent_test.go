@@ -97,7 +97,7 @@ func TestValidate(t *testing.T) {
 		{"address scheme", func(a *Agent) { a.Vault.Address = "unix:///x" }, `vault.address: "unix:///x" has no scheme and host`},
 		{"CA", func(a *Agent) { a.Vault.CA = "x" }, `vault.ca: holds no certificate (a PEM bundle)`},
 		{"two CAs", func(a *Agent) { a.Vault.CA, a.Vault.CAFile = "x", "/y" }, `vault.ca: caFile is set too`},
-		{"method", func(a *Agent) { a.Vault.Auth.Method = "ldap" }, `vault.auth.method: "ldap" (kubernetes)`},
+		{"method", func(a *Agent) { a.Vault.Auth.Method = "ldap" }, `vault.auth.method: "ldap" (kubernetes, jwt, approle, cert, token)`},
 		{"mount", func(a *Agent) { a.Vault.Auth.Mount = "auth/" }, `vault.auth.mount: "auth/"`},
 		{"role", func(a *Agent) { a.Vault.Auth.Role = "" }, `vault.auth.role: empty`},
 		{"token path", func(a *Agent) { a.Vault.Auth.TokenPath = "token" }, `vault.auth.tokenPath: "token" (an absolute path)`},

@@ -7,7 +7,6 @@ import (
 	"maps"
 	"net/http"
 	"net/url"
-	"path"
 	"slices"
 	"strconv"
 	"strings"
@@ -43,19 +42,7 @@ func (v *Vault) validate() []error {
 	for _, err := range CheckHeaders(v.Headers) {
 		bad("headers", "%w", err)
 	}
-	if v.Auth.Method != "kubernetes" {
-		bad("auth.method", "%q (kubernetes)", v.Auth.Method)
-	}
-	if strings.Trim(strings.TrimPrefix(v.Auth.Mount, "auth/"), "/") == "" {
-		bad("auth.mount", "%q (the path of the auth method, such as \"kubernetes\")", v.Auth.Mount)
-	}
-	if v.Auth.Role == "" {
-		bad("auth.role", "empty (the name of a role of the auth method)")
-	}
-	if !path.IsAbs(v.Auth.TokenPath) {
-		bad("auth.tokenPath", "%q (an absolute path)", v.Auth.TokenPath)
-	}
-	return errs
+	return append(errs, v.validateAuth()...)
 }
 
 // CheckAddress says what is wrong with the address of a Vault server.
