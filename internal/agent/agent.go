@@ -33,12 +33,14 @@ type Agent struct {
 	// rest is called after each round.
 	rest func()
 	// send makes one try of a notification.
-	send     func(context.Context, config.Notification) error
-	mounts   mounts
-	refused  refusals
-	unkept   unkept
-	notifier *notifier
-	ops      *ops
+	send    func(context.Context, config.Notification) error
+	mounts  mounts
+	refused refusals
+	unkept  unkept
+	// unwrapped is what a wrapping token was exchanged for.
+	unwrapped unwrapped
+	notifier  *notifier
+	ops       *ops
 
 	session *session
 	// candidate is the token of an earlier run, not yet taken into use.

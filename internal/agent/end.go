@@ -82,7 +82,7 @@ func (a *Agent) end() error {
 	if s := a.candidate; a.session == nil && s != nil && a.connect() == nil && a.equip(s) == nil {
 		a.session = s // an earlier run's, which this one did not get to
 	}
-	if a.session == nil || a.session.Batch || !a.revokes() {
+	if a.session == nil || !a.session.revocable() || !a.revokes() {
 		a.log.Info("ended")
 		return ended
 	}

@@ -33,6 +33,11 @@ type fakeVault struct {
 	fault func(w http.ResponseWriter, r *http.Request) bool
 	cut   bool   // the network is cut
 	jwt   string // the file with the ServiceAccount token
+	// admit, if set, is asked instead of comparing that file and the role: it
+	// returns why a login is refused, or "".
+	admit func(mount string, data map[string]string) string
+	// wrapped are response-wrapping tokens that were not used yet.
+	wrapped map[string]fakeWrapped
 }
 
 type fakeRole struct {
@@ -45,7 +50,14 @@ type fakeRole struct {
 type fakeToken struct {
 	born, expires time.Time
 	role          fakeRole
+	used          int
 	revoked       bool
+	policies      []string
+}
+
+type fakeWrapped struct {
+	path     string
+	secretID string
 }
 
 // Whatever of these shows up in a log, an error or the status is a leak.
@@ -117,10 +129,17 @@ func (f *fakeVault) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		f.login(w, r)
 		return
 	}
+	if strings.HasPrefix(path, "sys/wrapping/") {
+		f.wrapping(w, r, strings.TrimPrefix(path, "sys/wrapping/"))
+		return
+	}
 	token := f.tokens[r.Header.Get("X-Vault-Token")]
 	if token == nil || token.revoked || !time.Now().Before(token.expires) {
 		fail(w, 403, "2 errors occurred:\n\t* permission denied\n\t* invalid token\n\n")
 		return
+	}
+	if token.used++; token.used == token.role.uses {
+		token.revoked = true
 	}
 	switch {
 	case path == "auth/token/renew-self":
@@ -134,7 +153,8 @@ func (f *fakeVault) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			f.auth(w, r.Header.Get("X-Vault-Token"), token)
 		}
 	case path == "auth/token/lookup-self":
-		answer(w, map[string]any{"data": map[string]any{"ttl": int(time.Until(token.expires).Seconds())}})
+		answer(w, map[string]any{"data": map[string]any{"ttl": int(time.Until(token.expires).Seconds()), "type": "service", "policies": token.policies,
+			"renewable": !token.role.fixed, "num_uses": token.role.uses, "accessor": "accessor"}})
 	case path == "auth/token/revoke-self":
 		token.revoked = true
 		w.WriteHeader(204)
@@ -188,15 +208,22 @@ func (f *fakeVault) login(w http.ResponseWriter, r *http.Request) {
 	if got := r.Header.Get("X-Vault-Token"); got != "" {
 		f.t.Errorf("login carries the token %q", got)
 	}
-	var body struct{ JWT, Role string }
+	var body map[string]string
 	if err := json.NewDecoder(r.Body).Decode(&body); err != nil {
 		f.t.Errorf("login: %v", err)
 	}
-	if want, err := os.ReadFile(f.jwt); err != nil || body.JWT != strings.TrimSpace(string(want)) {
+	if f.admit != nil {
+		mount := strings.TrimSuffix(strings.TrimPrefix(r.URL.Path, "/v1/auth/"), "/login")
+		if said := f.admit(mount, body); said != "" {
+			fail(w, 400, said)
+			return
+		}
+		body = nil
+	} else if want, err := os.ReadFile(f.jwt); err != nil || body["jwt"] != strings.TrimSpace(string(want)) {
 		f.t.Errorf("login with a token that is not the one in the file")
 	}
-	if body.Role != "payments" || f.role.gone {
-		fail(w, 400, fmt.Sprintf("invalid role name %q", body.Role))
+	if body != nil && body["role"] != "payments" || f.role.gone {
+		fail(w, 400, fmt.Sprintf("invalid role name %q", body["role"]))
 		return
 	}
 	f.minted++
@@ -255,4 +282,26 @@ func (f *fakeVault) good() (n int) {
 		}
 	}
 	return n
+}
+
+// wrapping answers as Vault does of what it has wrapped.
+func (f *fakeVault) wrapping(w http.ResponseWriter, r *http.Request, what string) {
+	token := r.Header.Get("X-Vault-Token")
+	if what == "lookup" {
+		var body struct{ Token string }
+		if err := json.NewDecoder(r.Body).Decode(&body); err != nil || token != "" {
+			f.t.Errorf("looking up a wrapping token: %v, with a token: %v", err, token != "")
+		}
+		token = body.Token
+	}
+	wrapped, ok := f.wrapped[token]
+	switch {
+	case !ok:
+		fail(w, 400, "wrapping token is not valid or does not exist")
+	case what == "lookup":
+		answer(w, map[string]any{"data": map[string]any{"creation_path": wrapped.path, "creation_ttl": 60}})
+	default:
+		delete(f.wrapped, token)
+		answer(w, map[string]any{"data": map[string]any{"secret_id": wrapped.secretID}})
+	}
 }

@@ -2,65 +2,60 @@ package agent
 
 import (
 	"context"
-	"encoding/base64"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"net/http"
 	"os"
 	"strings"
 	"time"
 
+	"github.com/hashicorp/vault/api"
 	"github.com/hashicorp/vault/api/auth/kubernetes"
 
 	"github.com/latchkey-dev/latchkey/internal/config"
 	"github.com/latchkey-dev/latchkey/internal/render/sealed"
+	"github.com/latchkey-dev/latchkey/internal/vaulterr"
 )
 
-// login logs in with the ServiceAccount token that lies in its file now: the
-// kubelet rotates it, so nothing of an earlier login is used again.
+// login brings a token that is ready for use.
 func (a *Agent) login(ctx context.Context) (*session, error) {
-	auth := a.config.Vault.Auth
-	mount := strings.Trim(strings.TrimPrefix(strings.Trim(auth.Mount, "/"), "auth/"), "/")
-	doing := fmt.Sprintf("logging in to %s at auth/%s with role %q", a.config.Vault.Address, mount, auth.Role)
-	raw, err := os.ReadFile(auth.TokenPath)
+	s, err := a.authenticate(ctx)
 	if err != nil {
-		return nil, &Problem{Text: fmt.Sprintf("%s: reading the ServiceAccount token: %v (the kubelet writes it)", doing, err)}
+		return nil, err
 	}
-	jwt := strings.TrimSpace(string(raw))
-	if jwt == "" {
-		return nil, &Problem{Text: fmt.Sprintf("%s: the ServiceAccount token in %s is empty (the kubelet writes it)", doing, auth.TokenPath)}
-	}
-	who := readClaims(jwt)
-	doing += " as " + who.String()
+	return s, a.equip(s)
+}
 
-	if err := a.connect(); err != nil {
-		return nil, err
+// authenticate logs in with what lies in the credentials' files now: others
+// replace them, so nothing of an earlier login is used again.
+func (a *Agent) authenticate(ctx context.Context) (*session, error) {
+	if a.config.Vault.Auth.Method == config.MethodToken {
+		return a.takeToken(ctx)
 	}
-	client, err := newClient(a.config.Vault, a.transport, a.loginNamespace(), sealed.Value[string]{})
+	c, err := a.credential(ctx)
 	if err != nil {
 		return nil, err
 	}
-	method, err := kubernetes.NewKubernetesAuth(auth.Role, kubernetes.WithMountPath(mount), kubernetes.WithServiceAccountToken(jwt))
+	client, err := a.anonymous()
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", doing, err)
+		return nil, err
 	}
-	e := &exchange{keepBody: true, hide: sealed.Of(jwt)}
-	answer, err := method.Login(watch(ctx, e), client)
+	e := &exchange{keepBody: true, hide: c.secrets}
+	answer, err := c.method.Login(watch(ctx, e), client)
 	if err != nil {
-		p := classify(doing, err, e)
-		p.judgeLogin(auth, who)
+		p := classify(c.doing, err, e)
+		p.judgeLogin(c.about)
 		return nil, p
 	}
 	switch {
 	case answer == nil || answer.Auth == nil && answer.WrapInfo == nil:
-		return nil, &Problem{Text: fmt.Sprintf("%s: answered %d without a token", doing, e.status)}
+		return nil, &Problem{Text: fmt.Sprintf("%s: answered %d without a token", c.doing, e.status)}
 	case answer.WrapInfo != nil:
-		return nil, &Problem{Text: doing + ": answered with a wrapped token that nobody asked for (is something between agent and Vault?)"}
+		return nil, &Problem{Text: c.doing + ": answered with a wrapped token that nobody asked for (is something between agent and Vault?)"}
 	case answer.Auth.MFARequirement != nil:
-		return nil, &Problem{Act: true, Text: doing + ": Vault asks for a second factor, which a pod has not (take the mount out of the login MFA enforcement)"}
+		return nil, &Problem{Act: true, Text: c.doing + ": Vault asks for a second factor, which a pod has not (take the mount out of the login MFA enforcement)"}
 	case answer.Auth.ClientToken == "":
-		return nil, &Problem{Text: doing + ": answered with an empty token"}
+		return nil, &Problem{Text: c.doing + ": answered with an empty token"}
 	}
 	// The library's type lacks these two.
 	var more struct {
@@ -70,14 +65,15 @@ func (a *Agent) login(ctx context.Context) (*session, error) {
 		} `json:"auth"`
 	}
 	if err := json.Unmarshal(e.body.Reveal(), &more); err != nil {
-		return nil, &Problem{Text: doing + ": the answer is no JSON"}
+		return nil, &Problem{Text: c.doing + ": the answer is no JSON"}
 	}
 	now, ttl := time.Now(), grant(answer.Auth)
 	s := &session{
 		token: sealed.Of(answer.Auth.ClientToken),
 		life: life{
 			Batch:     more.Auth.TokenType == "batch",
-			Renewable: answer.Auth.Renewable && more.Auth.TokenType != "batch",
+			Renewable: answer.Auth.Renewable && more.Auth.TokenType != "batch" && more.Auth.NumUses == 0,
+			Uses:      max(more.Auth.NumUses, 0),
 			TTL:       ttl,
 			Accessor:  answer.Auth.Accessor,
 			LoggedIn:  now,
@@ -85,115 +81,120 @@ func (a *Agent) login(ctx context.Context) (*session, error) {
 			Expires:   now.Add(ttl),
 		},
 	}
-	if err := a.equip(s); err != nil {
-		return nil, err
-	}
-	if more.Auth.NumUses > 0 {
+	if s.Uses > 0 && a.config.Lends() {
+		if err := a.equip(s); err != nil {
+			return nil, err
+		}
 		if err := s.revoke(ctx); err != nil {
 			a.log.Debug("the token of limited uses is not revoked", "reason", err)
 		}
-		return nil, &Problem{Act: true, Text: fmt.Sprintf("%s: the role gives tokens of %d uses, which an agent that reads again and again cannot work with (set the role's token_num_uses to 0)", doing, more.Auth.NumUses)}
+		return nil, &Problem{Act: true, Text: fmt.Sprintf("%s: the role gives tokens of %d uses, which agent and app would take from each other (set the role's token_num_uses to 0, or lend apps no token)", c.doing, s.Uses)}
 	}
 	return s, nil
 }
 
-// judgeLogin adds what Vault's kubernetes auth method means by its answers
-// (vault-plugin-auth-kubernetes, path_login.go) and who can remedy it.
-func (p *Problem) judgeLogin(auth config.Auth, who claims) {
+// anonymous makes a client without a token, in the login's namespace.
+func (a *Agent) anonymous() (*api.Client, error) {
+	if err := a.connect(); err != nil {
+		return nil, err
+	}
+	return newClient(a.config.Vault, a.transport, a.loginNamespace(), sealed.Value[string]{})
+}
+
+// credential is what one login shows to Vault.
+type credential struct {
+	doing   string // begins messages
+	method  api.AuthMethod
+	secrets []sealed.Value[string] // what no message may quote
+	about   vaulterr.Login
+}
+
+// plainLogin is the login of a method that the library has none for.
+type plainLogin struct {
+	path string
+	data map[string]any
+}
+
+func (w plainLogin) Login(ctx context.Context, c *api.Client) (*api.Secret, error) {
+	return c.Logical().WriteWithContext(ctx, w.path, w.data)
+}
+
+func (a *Agent) credential(ctx context.Context) (*credential, error) {
+	auth := a.config.Vault.Auth
+	c := &credential{
+		doing: fmt.Sprintf("logging in to %s at auth/%s", a.config.Vault.Address, auth.MountPath()),
+		about: vaulterr.Login{Method: auth.Method, Role: auth.Role, Audience: auth.Audience},
+	}
+	if auth.Role != "" {
+		c.doing += fmt.Sprintf(" with role %q", auth.Role)
+	}
+	switch auth.Method {
+	case config.MethodAppRole:
+		return c, a.showAppRole(ctx, c)
+	case config.MethodCert:
+		return c, a.showCertificate(c)
+	}
+	return c, a.showServiceAccount(c)
+}
+
+// showServiceAccount makes the login of methods kubernetes and jwt, which take
+// the same.
+func (a *Agent) showServiceAccount(c *credential) error {
+	auth := a.config.Vault.Auth
+	jwt, err := readCredential(auth.TokenPath)
+	if err != nil {
+		return &Problem{Text: fmt.Sprintf("%s: reading the ServiceAccount token: %v (the kubelet writes it)", c.doing, err)}
+	}
+	who := readClaims(jwt.Reveal())
+	c.doing += " as " + who.String()
+	c.about.Namespace, c.about.ServiceAccount = who.namespace, who.name
+	c.secrets = []sealed.Value[string]{jwt}
+	c.method, err = kubernetes.NewKubernetesAuth(auth.Role, kubernetes.WithMountPath(auth.MountPath()), kubernetes.WithServiceAccountToken(jwt.Reveal()))
+	if err != nil {
+		return fmt.Errorf("%s: %w", c.doing, err)
+	}
+	return nil
+}
+
+// readCredential reads a file that holds one word.
+func readCredential(file string) (sealed.Value[string], error) {
+	raw, err := os.ReadFile(file)
+	if err != nil {
+		return sealed.Value[string]{}, err
+	}
+	word := strings.TrimSpace(string(raw))
+	switch {
+	case word == "":
+		return sealed.Value[string]{}, fmt.Errorf("%s is empty", file)
+	case strings.ContainsFunc(word, func(r rune) bool { return r <= ' ' || r >= 0x7f }):
+		return sealed.Value[string]{}, fmt.Errorf("%s holds more than one word of ASCII", file)
+	}
+	return sealed.Of(word), nil
+}
+
+// judgeLogin adds what the auth method means by its answer and who can remedy
+// it.
+func (p *Problem) judgeLogin(about vaulterr.Login) {
 	if p.said == "" && p.status != http.StatusNotFound {
 		return
 	}
-	said := func(text string) bool { return strings.Contains(p.said, text) }
-	act, remedy := p.Act, ""
-	switch {
-	case said("invalid role name"):
-		act, remedy = true, fmt.Sprintf("create the role %q at this mount, or correct the pod's role", auth.Role)
-	case said("could not load backend configuration"):
-		act, remedy = false, "the mount has no configuration yet: write auth/…/config"
-	case said("service account name not authorized"):
-		act, remedy = true, fmt.Sprintf("add %q to the role's bound_service_account_names", who.name)
-	case said("namespace not authorized err="):
-		act, remedy = true, "the mount's reviewer must be allowed to read namespaces"
-	case said("namespace not authorized"):
-		act, remedy = true, fmt.Sprintf("add %q to the role's bound_service_account_namespaces", who.namespace)
-	case said("(aud)"):
-		act, remedy = true, "the role's audience and the connection's audience must be the same"
-	case said("token is expired"):
-		act, remedy = false, "the kubelet writes a new one; check the clocks"
-	case said("(exp)"), said("(nbf)"), said("(iat)"):
-		act, remedy = false, "check the clocks of Vault and the cluster"
-	case said("(iss)"):
-		act, remedy = true, "correct the mount's issuer, or set its disable_iss_validation"
-	case said("failed to get service account"):
-		act, remedy = true, "the mount's reviewer must be allowed to read ServiceAccounts"
-	case said("Vault is sealed"):
-		act, remedy = false, "unseal it"
-	case p.status == http.StatusForbidden:
-		act, remedy = false, "Vault says this also when it cannot ask the API server; if it lasts, check that the mount exists and is of type kubernetes, its host, CA and reviewer, and the role's bound CIDRs"
-	case p.status == http.StatusNotFound:
-		act, remedy = true, "enable the kubernetes auth method at this mount, or correct the connection's mount"
-	}
-	p.Act, p.Denied = act, false
+	act, remedy := about.Advise(p.status, p.said)
+	p.Act, p.Denied, p.InvalidToken, p.NeedsLogin = act, false, false, false
 	if remedy != "" {
 		p.Text += ": " + remedy
 	}
 }
 
-// claims are what a ServiceAccount token says about itself. They are read for
-// messages only; Vault decides.
-type claims struct {
-	namespace, name, issuer string
-	audience                []string
-	expires                 time.Time
-	err                     error
-}
-
-func (c claims) String() string {
-	if c.err != nil {
-		return fmt.Sprintf("an unknown ServiceAccount (%v)", c.err)
+// principal is whose token it is, for messages.
+func (a *Agent) principal() string {
+	auth := a.config.Vault.Auth
+	switch {
+	case auth.Role != "":
+		return fmt.Sprintf("role %q", auth.Role)
+	case auth.Method == config.MethodToken:
+		return "the token in " + auth.TokenPath
+	case auth.Method == config.MethodCert:
+		return "the certificate role"
 	}
-	return fmt.Sprintf("ServiceAccount %s/%s (aud %q, iss %q, exp %s)", c.namespace, c.name, strings.Join(c.audience, ","), c.issuer, c.expires.UTC().Format(time.RFC3339))
-}
-
-func readClaims(jwt string) (c claims) {
-	parts := strings.Split(jwt, ".")
-	if len(parts) != 3 {
-		c.err = errors.New("the token file holds no JWT")
-		return c
-	}
-	payload, err := base64.RawURLEncoding.DecodeString(parts[1])
-	var body struct {
-		Issuer     string   `json:"iss"`
-		Audience   audience `json:"aud"`
-		Expires    int64    `json:"exp"`
-		Kubernetes struct {
-			Namespace      string `json:"namespace"`
-			ServiceAccount struct {
-				Name string `json:"name"`
-			} `json:"serviceaccount"`
-		} `json:"kubernetes.io"`
-	}
-	if err != nil || json.Unmarshal(payload, &body) != nil {
-		c.err = errors.New("the token file holds a JWT that cannot be read")
-		return c
-	}
-	return claims{
-		namespace: body.Kubernetes.Namespace, name: body.Kubernetes.ServiceAccount.Name,
-		issuer: body.Issuer, audience: body.Audience, expires: time.Unix(body.Expires, 0),
-	}
-}
-
-// audience is one string or a list (RFC 7519, section 4.1.3).
-type audience []string
-
-func (a *audience) UnmarshalJSON(b []byte) error {
-	var one string
-	if json.Unmarshal(b, &one) == nil {
-		*a = audience{one}
-		return nil
-	}
-	var many []string
-	err := json.Unmarshal(b, &many)
-	*a = many
-	return err
+	return "the AppRole"
 }

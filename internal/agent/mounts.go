@@ -113,7 +113,7 @@ func (r *round) mountOf(p string) (mount, error) {
 	if err != nil {
 		problem := r.failed(doing, err, e)
 		if problem.Denied {
-			problem.Text += fmt.Sprintf(" (no such mount, or no policy of role %q allows anything on it)", r.agent.config.Vault.Auth.Role)
+			problem.Text += fmt.Sprintf(" (no such mount, or no policy of %s allows anything on it)", r.agent.principal())
 		}
 		return mount{}, problem
 	}

@@ -9,11 +9,11 @@ import (
 	"net/url"
 	"strings"
 	"time"
-	"unicode"
 
 	"github.com/hashicorp/vault/api"
 
 	"github.com/latchkey-dev/latchkey/internal/render/sealed"
+	"github.com/latchkey-dev/latchkey/internal/vaulterr"
 )
 
 // Problem is why something did not work, in one line that says what to do.
@@ -70,7 +70,7 @@ func classify(doing string, err error, e *exchange) *Problem {
 		p.Act, p.Everywhere = true, true
 		p.Text = doing + ": " + e.quote(cause(err)) + " (correct the connection's ca or tlsServerName, or the server's certificate)"
 	case errors.As(err, &own): // the transport's
-		p.Act, p.Everywhere = own.Act, true
+		p.Act, p.Everywhere, p.RetryAfter = own.Act, true, max(own.RetryAfter, p.RetryAfter)
 		p.Text = doing + ": " + own.Text
 	case errors.Is(err, context.DeadlineExceeded):
 		p.Everywhere = true
@@ -129,21 +129,12 @@ func cause(err error) string {
 const maxQuote = 1 << 10
 
 // quote makes what came over the network fit a log line and an Event: short,
-// and without the credential that the call carried, should it come back.
+// and without the credentials that the call carried, should it come back.
 func (e *exchange) quote(s string) string {
-	if secret := e.hide.Reveal(); secret != "" {
-		s = strings.ReplaceAll(s, secret, sealed.Placeholder)
-	}
-	return cut(oneLine(s), maxQuote)
-}
-
-// oneLine leaves no line break, no control character and no invisible one.
-func oneLine(s string) string {
-	s = strings.Map(func(r rune) rune {
-		if unicode.IsPrint(r) {
-			return r
+	for _, hidden := range e.hide {
+		if secret := hidden.Reveal(); secret != "" {
+			s = strings.ReplaceAll(s, secret, sealed.Placeholder)
 		}
-		return ' '
-	}, s)
-	return strings.Join(strings.Fields(s), " ")
+	}
+	return cut(vaulterr.OneLine(s), maxQuote)
 }

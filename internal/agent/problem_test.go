@@ -99,7 +99,7 @@ func TestCauseIsTheSameEachTime(t *testing.T) {
 }
 
 func TestQuote(t *testing.T) {
-	e := &exchange{hide: sealed.Of("s3cret")}
+	e := &exchange{hide: []sealed.Value[string]{sealed.Of("s3cret")}}
 	if got := e.quote(strings.Repeat("x", maxQuote-3) + "s3cret"); strings.Contains(got, "s3") || len(got) > maxQuote {
 		t.Errorf("%d bytes that end in %q", len(got), got[len(got)-10:])
 	}

@@ -16,6 +16,7 @@ import (
 
 	"github.com/latchkey-dev/latchkey/internal/config"
 	"github.com/latchkey-dev/latchkey/internal/render/sealed"
+	"github.com/latchkey-dev/latchkey/internal/vaulterr"
 )
 
 const (
@@ -84,7 +85,7 @@ func (p *proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	a, result, err := p.answer(r.Context(), q, v)
 	if err != nil {
 		p.count("unavailable")
-		text := "asking " + p.config.Vault.Address + ": " + oneLine(reasonOf(err))
+		text := "asking " + p.config.Vault.Address + ": " + vaulterr.OneLine(reasonOf(err))
 		p.log.Debug("an app's request was not passed on", "reason", text)
 		refuse(w, http.StatusServiceUnavailable, text)
 		return

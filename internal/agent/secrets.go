@@ -160,7 +160,7 @@ func (r *round) read(at location) (*render.Secret, error) {
 			if at.list {
 				needs = "list"
 			}
-			p.Text += fmt.Sprintf(" (a policy of role %q must allow %s on it)", r.agent.config.Vault.Auth.Role, needs)
+			p.Text += fmt.Sprintf(" (a policy of %s must allow %s on it)", r.agent.principal(), needs)
 		}
 		return nil, p
 	case s != nil && s.WrapInfo != nil:

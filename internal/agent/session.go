@@ -38,6 +38,13 @@ type session struct {
 
 	secrets *api.Client // in the secrets' namespace
 	self    *api.Client // in the login's namespace: tokens are renewed and revoked there
+	meter   *useMeter   // counts the uses of a token with few; else nil
+
+	// due is when the token is to be looked after, drawn anew each time: by a
+	// renewal where it can be renewed, and by another login elsewhere.
+	due time.Time
+	// heard is when Vault last said that the token is good, asked for nothing else.
+	heard time.Time
 }
 
 // life is what is known of a token's life. It has a type of its own because it
@@ -48,6 +55,10 @@ type life struct {
 	// Batch tokens can be neither renewed nor revoked.
 	Batch     bool
 	Renewable bool
+	// Foreign is a token that somebody else keeps, so that it is not revoked.
+	Foreign bool `json:",omitzero"`
+	// Uses is how many calls can be made with it at the login; 0 is any number.
+	Uses int `json:",omitzero"`
 	// TTL is the longest time that the token was granted at once, at login or
 	// by a renewal. Zero is a token that never ends.
 	TTL time.Duration
@@ -68,17 +79,17 @@ func (s *life) over() bool { return s.TTL > 0 && time.Now().After(s.Expires) }
 // lead is how long before its end a token is replaced.
 func (s *life) lead() time.Duration { return min(5*time.Minute, s.TTL/3) }
 
-// next says when the token must be looked after, and whether by a new login or
-// by a renewal. Its jitter keeps pods that started together apart.
-func (s *life) next() (at time.Time, login bool) {
+// plan draws when the token is to be looked after next. Its jitter keeps pods
+// that started together apart.
+func (s *session) plan() {
 	switch {
 	case s.TTL == 0:
-		return time.Now().Add(365 * 24 * time.Hour), false
+		s.due = time.Now().Add(never)
 	case !s.Renewable:
-		return s.Expires.Add(-s.lead() - jitter(s.lead()/2)), true
+		s.due = s.Expires.Add(-s.lead() - jitter(s.lead()/2))
 	default:
 		interval := min(s.TTL*2/3, maxRenewInterval)
-		return s.Granted.Add(interval - jitter(interval/10)), false
+		s.due = s.Granted.Add(interval - jitter(interval/10))
 	}
 }
 
@@ -94,7 +105,7 @@ func jitter(d time.Duration) time.Duration {
 func (a *Agent) renew(ctx context.Context, s *session) error {
 	e := &exchange{}
 	answer, err := s.self.Auth().Token().RenewSelfWithContext(watch(ctx, e), 0)
-	doing := fmt.Sprintf("renewing the token of role %q at %s", a.config.Vault.Auth.Role, a.config.Vault.Address)
+	doing := fmt.Sprintf("renewing the token of %s at %s", a.principal(), a.config.Vault.Address)
 	if err != nil {
 		p := classify(doing, err, e)
 		switch {
@@ -103,10 +114,10 @@ func (a *Agent) renew(ctx context.Context, s *session) error {
 			// for as long as it was granted.
 			a.log.Debug("token cannot be renewed", "reason", p.Text)
 			s.Renewable = false
+			s.plan()
 			a.save(s)
 			return nil
-		case strings.Contains(p.said, "does not exist during renewal"):
-			// The role was deleted: only a login can tell whether it is back.
+		case needsLogin(p.said):
 			p.NeedsLogin = true
 		}
 		return p
@@ -121,16 +132,26 @@ func (a *Agent) renew(ctx context.Context, s *session) error {
 	s.Granted, s.Expires = now, now.Add(granted)
 	s.Renewable = answer.Auth.Renewable && !last
 	s.TTL = max(s.TTL, granted)
+	s.plan()
 	a.save(s)
 	a.log.Debug("renewed token", "ttl", granted.String(), "last", last)
 	return nil
+}
+
+// needsLogin reports whether only a login can tell how things are: the role was
+// deleted, and may be back; it has other policies now; or the client certificate
+// was replaced by one of another key.
+func needsLogin(said string) bool {
+	return strings.Contains(said, "does not exist during renewal") ||
+		strings.Contains(said, "policies have changed") ||
+		strings.Contains(said, "identity during renewal not matching")
 }
 
 // unheard reports whether nothing that the agent does would tell it that its
 // token was revoked: the token is not renewed, and no entry is read.
 func (a *Agent) unheard() bool {
 	s := a.session
-	return s != nil && (!s.Renewable || s.TTL == 0) && !slices.ContainsFunc(a.entries, func(e *entry) bool { return e.file.Data == nil })
+	return s != nil && s.Uses == 0 && (!s.Renewable || s.TTL == 0) && !slices.ContainsFunc(a.entries, func(e *entry) bool { return e.file.Data == nil })
 }
 
 // lookUp asks whether a token is still good. Where that is not allowed it is
@@ -139,29 +160,36 @@ func (a *Agent) lookUp(ctx context.Context, s *session) error {
 	e := &exchange{}
 	_, err := s.self.Auth().Token().LookupSelfWithContext(watch(ctx, e))
 	if err == nil {
+		s.heard = time.Now()
 		return nil
 	}
-	p := classify(fmt.Sprintf("looking up the token of role %q at %s", a.config.Vault.Auth.Role, a.config.Vault.Address), err, e)
+	p := classify(fmt.Sprintf("looking up the token of %s at %s", a.principal(), a.config.Vault.Address), err, e)
 	switch {
 	case p.InvalidToken:
 		s.dead = true
 		return nil
 	case p.Denied:
+		s.heard = time.Now()
 		return nil
 	}
 	return p
 }
 
-// grant is the life that an answer grants. What is no life at all is none,
+// grant is the life that an answer grants.
+func grant(auth *api.SecretAuth) time.Duration { return seconds(auth.LeaseDuration) }
+
+// seconds is a number of an answer as a life. What is no life at all is none,
 // and what would overflow a duration is ten years.
-func grant(auth *api.SecretAuth) time.Duration {
-	const longest = 10 * 365 * 24 * time.Hour
-	return time.Duration(min(max(auth.LeaseDuration, 0), int(longest/time.Second))) * time.Second
+func seconds(n int) time.Duration {
+	return time.Duration(min(max(n, 0), int(never/time.Second))) * time.Second
 }
+
+// revocable reports whether the token is the agent's to revoke, and can be.
+func (s *session) revocable() bool { return !s.Batch && !s.Foreign }
 
 // revoke makes one try. A token that is invalid already is a success.
 func (s *session) revoke(ctx context.Context) error {
-	if s.Batch {
+	if !s.revocable() || s.meter != nil && s.meter.spent() {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, revokeTimeout)
@@ -177,10 +205,21 @@ func (s *session) revoke(ctx context.Context) error {
 
 // equip gives a session its clients.
 func (a *Agent) equip(s *session) (err error) {
-	if s.secrets, err = newClient(a.config.Vault, a.transport, a.config.Vault.Namespace, s.token); err != nil {
+	transport := a.transport
+	if s.Uses > 0 {
+		s.meter = &useMeter{next: a.transport, token: s.token, left: s.Uses, login: func(ctx context.Context) (sealed.Value[string], int, error) {
+			s, err := a.authenticate(ctx)
+			if err != nil {
+				return sealed.Value[string]{}, 0, err
+			}
+			return s.token, s.Uses, nil
+		}}
+		transport = s.meter
+	}
+	if s.secrets, err = newClient(a.config.Vault, transport, a.config.Vault.Namespace, s.token); err != nil {
 		return err
 	}
-	s.self, err = newClient(a.config.Vault, a.transport, a.loginNamespace(), s.token)
+	s.self, err = newClient(a.config.Vault, transport, a.loginNamespace(), s.token)
 	return err
 }
 
@@ -198,6 +237,8 @@ const (
 	keptStatus  = "status"
 	keptTold    = "told" // the set that everyone in config.Agent.Notify was told of
 	keptWrite   = "write-"
+	// keptUnwrapped is the secret ID that was response-wrapped.
+	keptUnwrapped = "secret-id.json"
 )
 
 // kept is a session as it lies in the private part of the volume.
@@ -216,8 +257,15 @@ func (a *Agent) fingerprint() string {
 }
 
 // save keeps the token for an agent that is started again. Without it that one
-// logs in afresh, so a failure is only logged.
+// logs in afresh, so a failure is only logged. Nobody knows by then what is left
+// of a token of few uses.
 func (a *Agent) save(s *session) {
+	if s.Uses > 0 {
+		if err := a.volume.RemovePrivate(keptToken); err != nil {
+			a.log.Debug("forgetting the token of before", "reason", err)
+		}
+		return
+	}
 	data, err := json.Marshal(kept{a.fingerprint(), s.token.Reveal(), s.life})
 	if err == nil {
 		err = a.volume.WritePrivate(keptToken, data)

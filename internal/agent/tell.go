@@ -3,6 +3,8 @@ package agent
 import (
 	"context"
 	"log/slog"
+
+	"github.com/latchkey-dev/latchkey/internal/vaulterr"
 )
 
 // tell logs a problem once, and again when its text changes. Before the first
@@ -36,7 +38,7 @@ func (a *Agent) setReason(text string) {
 		return
 	}
 	a.reason = text
-	if err := a.volume.WritePrivate(keptStatus, []byte(oneLine(text)+"\n")); err != nil {
+	if err := a.volume.WritePrivate(keptStatus, []byte(vaulterr.OneLine(text)+"\n")); err != nil {
 		a.log.Warn("writing the reason of not being ready", "reason", err)
 	}
 }

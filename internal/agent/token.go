@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"time"
+
+	"github.com/latchkey-dev/latchkey/internal/config"
 )
 
 // tend looks after the token: it adopts one, logs in, or renews. It returns
@@ -13,69 +15,110 @@ func (a *Agent) tend(ctx context.Context) time.Duration {
 		return wait
 	}
 	before, lacking := a.session, a.session == nil || a.session.dead || a.relogin
-	err := a.keepToken(ctx)
+	var granted time.Time
+	if before != nil {
+		granted = before.Granted
+	}
+	asked, err := a.keepToken(ctx)
 	if ctx.Err() != nil {
 		return time.Hour // nobody will look again
 	}
-	if err == nil {
-		if a.config.Lends() {
-			a.publishAt = time.Now()
+	if err != nil {
+		p := problemOf(err)
+		a.tell("token", p)
+		if p.Everywhere {
+			return a.giveRest(p.RetryAfter)
 		}
-		if lacking && a.session != before {
-			a.readFailed()
-		}
-		a.tokenBackoff.reset()
-		a.endRest()
-		a.solved("token")
-		at, _ := a.session.next()
-		wait := max(time.Until(at), 0)
-		if a.unheard() {
-			wait = min(wait, maxRenewInterval-jitter(maxRenewInterval/10))
+		wait := a.tokenBackoff.next(a.started, p.RetryAfter)
+		if a.config.Vault.Auth.Method == config.MethodToken {
+			wait = min(wait, tokenPoll)
 		}
 		return wait
 	}
-	p := problemOf(err)
-	a.tell("token", p)
-	if p.Everywhere {
-		return a.giveRest(p.RetryAfter)
+	s := a.session
+	if a.config.Lends() && (s != before || s.Granted != granted) {
+		a.publishAt = time.Now()
 	}
-	return a.tokenBackoff.next(a.started, p.RetryAfter)
+	if lacking && s != before {
+		a.readFailed()
+	}
+	a.tokenBackoff.reset()
+	if asked {
+		a.endRest()
+	}
+	a.solved("token")
+	wait := max(time.Until(s.due), 0)
+	if a.unheard() {
+		wait = min(wait, max(time.Until(s.heard.Add(maxRenewInterval)), 0)-jitter(maxRenewInterval/10))
+	}
+	if s.Foreign {
+		wait = min(wait, tokenPoll-jitter(tokenPoll/10))
+	}
+	return max(wait, 0)
 }
 
-func (a *Agent) keepToken(ctx context.Context) error {
-	if s := a.candidate; s != nil {
-		if err := a.connect(); err != nil {
-			return err
-		}
-		if err := a.equip(s); err != nil {
-			return err
-		}
-		a.session, a.candidate = s, nil
-		a.log.Info("took the token of an earlier run into use", "expires", s.Expires.UTC().Truncate(time.Second))
-		if !s.Renewable && !a.unheard() {
-			return nil // its first use tells whether it is still good
-		}
+// keepToken does what the token needs now, and reports whether it asked Vault
+// for anything.
+func (a *Agent) keepToken(ctx context.Context) (asked bool, err error) {
+	adopted, err := a.adopt()
+	if err != nil {
+		return false, err
 	}
-	relogin := a.relogin
+	s := a.session
+	relogin := a.relogin && !(s != nil && s.Foreign)
 	a.relogin = false
-	if s := a.session; s != nil && !s.dead && !relogin && a.unheard() {
-		if at, _ := s.next(); time.Now().Before(at) {
-			if err := a.lookUp(ctx, s); err != nil || !s.dead {
-				return err
-			}
+	if s == nil || s.dead || relogin || a.replacedByOthers(s) {
+		return true, a.replace(ctx, relogin)
+	}
+	early := time.Now().Before(s.due)
+	if (adopted || early) && a.unheard() && time.Since(s.heard) >= maxRenewInterval*8/10 {
+		asked = true
+		if err := a.lookUp(ctx, s); err != nil {
+			return asked, err
+		}
+		if s.dead {
+			return asked, a.replace(ctx, false)
 		}
 	}
-	if s := a.session; s != nil && !s.dead && !relogin {
-		// A token whose renewals keep failing is replaced before it ends.
-		if _, login := s.next(); !login && time.Until(s.Expires) > s.lead() {
-			err := a.renew(ctx, s)
-			var p *Problem
-			if !errors.As(err, &p) || !p.NeedsLogin {
-				return err
-			}
-			s.dead = p.InvalidToken
-		}
+	switch {
+	case adopted && (!s.Renewable || s.TTL == 0), early && !adopted:
+		return asked, nil // the first use of an adopted one tells whether it is still good
+	case s.Foreign && (!s.Renewable || time.Until(s.Expires) <= s.lead()):
+		return true, a.awaitToken(ctx, s)
+	case !s.Renewable, time.Until(s.Expires) <= s.lead():
+		// One whose renewals keep failing is replaced before it ends.
+		return true, a.replace(ctx, false)
 	}
+	err = a.renew(ctx, s)
+	var p *Problem
+	if !errors.As(err, &p) || !p.NeedsLogin {
+		return true, err
+	}
+	s.dead = p.InvalidToken
+	return true, a.replace(ctx, false)
+}
+
+// adopt takes the token of an earlier run into use, if there is one.
+func (a *Agent) adopt() (bool, error) {
+	s := a.candidate
+	if s == nil {
+		return false, nil
+	}
+	if err := a.connect(); err != nil {
+		return false, err
+	}
+	if err := a.equip(s); err != nil {
+		return false, err
+	}
+	s.plan()
+	a.session, a.candidate = s, nil
+	a.log.Info("took the token of an earlier run into use", "expires", s.Expires.UTC().Truncate(time.Second))
+	return true, nil
+}
+
+// replace logs in, and puts the token of before aside. Again says that the token
+// is good, and that only its policies may be better with the new one.
+func (a *Agent) replace(ctx context.Context, again bool) error {
 	a.loginTried = time.Now()
 	s, err := a.login(ctx)
 	if err != nil {
@@ -83,7 +126,7 @@ func (a *Agent) keepToken(ctx context.Context) error {
 	}
 	if old := a.session; old != nil {
 		s.Patience = old.Patience
-		if relogin {
+		if again {
 			s.Patience = min(2*old.patience(), longestPatience)
 		}
 		if !old.dead {
@@ -93,6 +136,8 @@ func (a *Agent) keepToken(ctx context.Context) error {
 			}
 		}
 	}
+	s.heard = time.Now()
+	s.plan()
 	a.session = s
 	a.save(s)
 	a.log.Info("logged in to Vault", "address", a.config.Vault.Address, "mount", a.config.Vault.Auth.Mount, "role", a.config.Vault.Auth.Role,

@@ -248,20 +248,6 @@ func TestTerminateWhileVaultHangs(t *testing.T) {
 	})
 }
 
-// A role of limited uses cannot serve an agent that reads again and again.
-func TestLimitedUses(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		p := newPod(t, env("db.env", "kv/app"))
-		p.vault.role.uses = 5
-		if err := <-p.start().result; err == nil || !strings.Contains(err.Error(), "token_num_uses") {
-			t.Errorf("got %v", err)
-		}
-		if n := p.vault.good(); n != 0 {
-			t.Errorf("%d of %d tokens are left", n, p.vault.minted)
-		}
-	})
-}
-
 // A revocation that Vault could not do is tried again.
 func TestFailedRetirement(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

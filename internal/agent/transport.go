@@ -94,11 +94,11 @@ func connections(v config.Vault, pem []byte) (*http.Transport, error) {
 	if v.ClientCert != "" {
 		// Read for each connection, since they are rotated too.
 		tlsConfig.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
-			pair, err := tls.LoadX509KeyPair(v.ClientCert, v.ClientKey)
-			if err != nil {
-				return nil, &Problem{Act: true, Text: fmt.Sprintf("reading the client certificate %s and its key: %v", v.ClientCert, err)}
+			pair, p := clientCertificate(v.ClientCert, v.ClientKey)
+			if p != nil {
+				return nil, p
 			}
-			return &pair, nil
+			return pair, nil
 		}
 	}
 	var proxy func(*http.Request) (*url.URL, error)

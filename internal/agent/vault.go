@@ -75,7 +75,7 @@ type exchange struct {
 	date       time.Time // by the server's clock; zero where it does not say
 	keepBody   bool
 	body       sealed.Value[[]byte]
-	hide       sealed.Value[string] // the credential that the call carries
+	hide       []sealed.Value[string] // the credentials that the call carries
 }
 
 type exchangeKey struct{}
@@ -114,7 +114,7 @@ func (s strict) RoundTrip(r *http.Request) (*http.Response, error) {
 		e = &exchange{}
 	}
 	if token := r.Header.Get(api.AuthHeaderName); token != "" {
-		e.hide = sealed.Of(token)
+		e.hide = append(e.hide, sealed.Of(token))
 	}
 	resp, err := s.next.RoundTrip(r)
 	if err != nil {

@@ -78,7 +78,7 @@ func (r *round) issue(q render.Request, key string, before bool) (*issued, error
 	case err != nil:
 		p := r.failed(doing, err, e)
 		if p.Denied {
-			p.Text += fmt.Sprintf(" (a policy of role %q must allow update on it)", a.config.Vault.Auth.Role)
+			p.Text += fmt.Sprintf(" (a policy of %s must allow update on it)", a.principal())
 		}
 		p.Missing = p.status == http.StatusNotFound
 		if errors.Is(err, errTooLong) {
