@@ -25,6 +25,9 @@ import (
 // Options say what a Vault is like.
 type Options struct {
 	TLS bool // with a CA of its own
+	// Raft makes it the first node of a cluster, which others can Join. Standbys
+	// answer 307.
+	Raft bool
 }
 
 // A Vault is one server with its storage. It is unsealed, has an audit log, the
@@ -46,6 +49,7 @@ type Vault struct {
 	dir     string // all files of the test
 	host    string // address and port
 	unseal  string
+	raft    bool
 	process *process
 
 	mu      sync.Mutex
@@ -55,7 +59,7 @@ type Vault struct {
 // Start starts a Vault that ends with the test.
 func Start(t testing.TB, o Options) *Vault {
 	t.Helper()
-	v := &Vault{t: t, dir: folder(t), host: loopback(t), Kubernetes: newAPIServer(t)}
+	v := &Vault{t: t, dir: folder(t), host: loopback(t), Kubernetes: newAPIServer(t), raft: o.Raft}
 	v.Address = "http://" + v.host
 	if o.TLS {
 		v.Address = "https://" + v.host
@@ -125,6 +129,9 @@ func (v *Vault) launch() {
 	args := []string{"-listen", v.host, "-api-addr", v.Address, "-data", filepath.Join(v.dir, "vault"), "-log-level", "debug"}
 	if v.Authority != nil {
 		args = append(args, "-tls-cert", filepath.Join(v.dir, "vault.crt"), "-tls-key", filepath.Join(v.dir, "vault.key"))
+	}
+	if v.raft {
+		args = append(args, "-raft", v.raftAddress())
 	}
 	cmd := exec.Command(program, args...)
 	cmd.Env = []string{"PATH=/usr/bin:/bin"}
