@@ -88,6 +88,14 @@ func TestKV2Life(t *testing.T) {
 	v.KV("app", map[string]any{"password": "second-password"})
 	a.WaitFile("password", "second-password")
 	stays := is(a, "password", "second-password")
+	counted := func(want float64) func() error {
+		return func() error {
+			if got := a.Metric("latchkey_agent_missing"); got != want {
+				return fmt.Errorf("latchkey_agent_missing is %g, want %g", got, want)
+			}
+			return nil
+		}
+	}
 	missing := func(what string, make func()) {
 		t.Helper()
 		before := len(a.Log())
@@ -99,11 +107,13 @@ func TestKV2Life(t *testing.T) {
 		if ok, reason := a.Ready(); !ok {
 			t.Errorf("%s: not ready: %s", what, reason)
 		}
+		vaulttest.Wait(t, "the secret to be counted as missing", counted(1))
 	}
 	missing("deleted", func() { v.Delete("kv/data/app") })
 	before := len(a.Log())
 	v.Write("kv/undelete/app", map[string]any{"versions": []int{2}})
 	a.WaitLog(before, "works again", "password")
+	vaulttest.Wait(t, "no secret to be counted as missing", counted(0))
 
 	missing("destroyed", func() { v.Write("kv/destroy/app", map[string]any{"versions": []int{2}}) })
 	v.KV("app", map[string]any{"password": "third-password"})

@@ -2,12 +2,17 @@ package vaulttest
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
+	"io"
 	"maps"
+	"math"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -55,11 +60,16 @@ func (v *Vault) Agent(role string, files ...config.File) *Agent {
 		Files:        files,
 		Refresh:      config.Duration(config.MinRefresh),
 		StartTimeout: config.Duration(Patience),
+		Serve:        loopback(v.t),
 		Log:          config.Log{Level: "debug"},
 	}
 	a.SetToken(v.Kubernetes.Token(role, time.Hour))
-	v.t.Cleanup(a.checkLeaks)
-	v.t.Cleanup(a.Kill)
+	v.t.Cleanup(func() {
+		told := a.told()
+		a.Kill()
+		maps.Copy(told, a.told()) // what it has said since
+		a.checkLeaks(told)
+	})
 	return a
 }
 
@@ -260,13 +270,52 @@ func (a *Agent) told() map[string]string {
 			told[name] = string(content)
 		}
 	}
+	for _, page := range []string{"/metrics", "/readyz"} {
+		if content, err := a.page(page); err == nil {
+			told[page] = content
+		}
+	}
 	return told
 }
 
-func (a *Agent) checkLeaks() {
+// page is one of those that the agent serves to whoever can reach its port.
+func (a *Agent) page(path string) (string, error) {
+	if a.Config.Serve == "" || !a.Running() {
+		return "", errors.New("nothing is served")
+	}
+	client := http.Client{Timeout: 10 * time.Second}
+	res, err := client.Get("http://" + a.Config.Serve + path)
+	if err != nil {
+		return "", err
+	}
+	defer res.Body.Close()
+	content, err := io.ReadAll(res.Body)
+	return string(content), err
+}
+
+// Metric is the value of a metric, named with its labels if it has any; NaN if
+// there is none of the name.
+func (a *Agent) Metric(name string) float64 {
+	a.v.t.Helper()
+	page, err := a.page("/metrics")
+	if err != nil {
+		a.v.t.Fatalf("reading the agent's metrics: %v", err)
+	}
+	for line := range strings.Lines(page) {
+		if value, found := strings.CutPrefix(strings.TrimSpace(line), name+" "); found {
+			n, err := strconv.ParseFloat(value, 64)
+			if err != nil {
+				a.v.t.Fatalf("metric %s: %v", name, err)
+			}
+			return n
+		}
+	}
+	return math.NaN()
+}
+
+func (a *Agent) checkLeaks(told map[string]string) {
 	t := a.v.t
 	t.Helper()
-	told := a.told()
 	for _, where := range slices.Sorted(maps.Keys(told)) {
 		for _, leak := range a.v.leaks(told[where]) {
 			t.Errorf("%s: its %s holds a secret: %s", a.name, where, leak)
