@@ -16,7 +16,6 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -168,7 +167,9 @@ func TestCARotation(t *testing.T) {
 	mu.Unlock()
 	write(t, file, append(one.pem(), two.pem()...))
 	good(2)
-	for deadline := time.Now().Add(10 * time.Second); connected.Load() != 1; runtime.Gosched() {
+	poll := time.NewTicker(time.Millisecond)
+	defer poll.Stop()
+	for deadline := time.Now().Add(time.Minute); connected.Load() != 1; <-poll.C {
 		if time.Now().After(deadline) {
 			t.Fatalf("%d connections are open, want only the new one", connected.Load())
 		}

@@ -32,7 +32,7 @@ func (c told) await(t *testing.T, want string) {
 			if got == want {
 				return
 			}
-		case <-time.After(20 * time.Second):
+		case <-time.After(time.Minute):
 			t.Fatalf("never said: %s", want)
 		}
 	}

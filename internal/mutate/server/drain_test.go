@@ -41,7 +41,7 @@ func TestConnectionsEndWhileDraining(t *testing.T) {
 	if !closes() {
 		t.Error("the connection stays while the server drains")
 	}
-	if err := <-r.ended; err != nil {
+	if err := r.end(); err != nil {
 		t.Errorf("the server ended with: %v", err)
 	}
 }
@@ -60,10 +60,23 @@ func TestFailureDrains(t *testing.T) {
 	if code, _ := r.ops("/readyz"); code != http.StatusServiceUnavailable {
 		t.Errorf("/readyz while draining: %d", code)
 	}
-	if err := <-r.ended; !errors.Is(err, fault) {
+	if err := r.end(); !errors.Is(err, fault) {
 		t.Errorf("ended with %v, want %v", err, fault)
 	}
 	if !strings.Contains(r.log.String(), "draining") {
 		t.Errorf("log\n%s", r.log)
+	}
+}
+
+// Draining ends by itself.
+func TestDrainEnds(t *testing.T) {
+	r := start(t, func(o *Options, _ string) { o.Drain = time.Millisecond })
+	r.await("waiting for certificate")
+	r.certify(time.Now().Add(time.Hour))
+	r.await("starting webhook")
+	r.await("")
+	r.stop()
+	if err := <-r.ended; err != nil {
+		t.Errorf("the server ended with: %v", err)
 	}
 }

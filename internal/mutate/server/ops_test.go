@@ -75,7 +75,7 @@ func TestOpsOverTLS(t *testing.T) {
 
 	// A new certificate is taken over; the other is not known any more.
 	renewed := certify(t, opsDir, time.Now().Add(2*time.Hour))
-	deadline := time.After(20 * time.Second)
+	deadline := time.After(time.Minute)
 	for {
 		if code, _, _ := r.ask("/livez", renewed); code == 200 {
 			break
@@ -86,8 +86,7 @@ func TestOpsOverTLS(t *testing.T) {
 		case <-time.After(50 * time.Millisecond):
 		}
 	}
-	r.stop()
-	if err := <-r.ended; err != nil {
+	if err := r.end(); err != nil {
 		t.Error(err)
 	}
 }
@@ -193,8 +192,9 @@ func TestServeUnderLoadWhileConfigurationChanges(t *testing.T) {
 	if _, text := r.ops("/metrics"); !strings.Contains(text, `latchkey_injector_admissions_total{decision="denied",namespace="shop",reason="internal-error"} 1`+"\n") {
 		t.Error("the fault is not counted")
 	}
-	r.stop()
-	<-r.ended
+	if err := r.end(); err != nil {
+		t.Error(err)
+	}
 }
 
 // Whoever reaches the port can send any namespace: names and their number are
@@ -281,7 +281,7 @@ func TestRefusedHandshakesAreCounted(t *testing.T) {
 			t.Error("trusted without a CA")
 		}
 	}
-	for deadline := time.After(20 * time.Second); ; {
+	for deadline := time.After(time.Minute); ; {
 		_, text := r.ops("/metrics")
 		if strings.Contains(text, "latchkey_injector_tls_handshake_errors_total 2\n") && strings.Contains(r.log.String(), "TLS handshake error from ") {
 			break
@@ -292,8 +292,9 @@ func TestRefusedHandshakesAreCounted(t *testing.T) {
 		case <-time.After(50 * time.Millisecond):
 		}
 	}
-	r.stop()
-	<-r.ended
+	if err := r.end(); err != nil {
+		t.Error(err)
+	}
 }
 
 // What is exposed is described, and of certificates only what is known.

@@ -70,6 +70,8 @@ type server struct {
 	// failed is told why the server has to end.
 	failed  chan error
 	changed func(state string)
+	// drained, if set, ends the draining before its time.
+	drained chan struct{}
 }
 
 const waitingForCertificate = "waiting for certificate"
@@ -159,10 +161,11 @@ func (s *server) run(ctx context.Context) error {
 	s.draining.Store(true)
 	s.is("shutting down")
 	o.Log.Info("draining", "duration", o.Drain.String())
-	drained := time.NewTimer(o.Drain)
-	defer drained.Stop()
+	drain := time.NewTimer(o.Drain)
+	defer drain.Stop()
 	select {
-	case <-drained.C:
+	case <-drain.C:
+	case <-s.drained:
 	case err = <-done:
 		return fmt.Errorf("serving webhook: %w", err)
 	}

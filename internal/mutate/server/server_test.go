@@ -80,10 +80,11 @@ func start(t *testing.T, change ...func(o *Options, dir string)) *running {
 			Listen:     r.address,
 			OpsListen:  "127.0.0.1:0",
 			CertDir:    r.dir,
-			Drain:      2 * time.Second,
+			Drain:      time.Hour, // which the tests cut short
 			Log:        slog.New(slog.NewTextHandler(r.log, nil)),
 		},
 		changed: func(state string) { r.states <- state },
+		drained: make(chan struct{}),
 	}
 	for _, c := range change {
 		c(&r.Options, r.dir)
@@ -93,6 +94,13 @@ func start(t *testing.T, change ...func(o *Options, dir string)) *running {
 	go func() { r.ended <- r.run(ctx) }()
 	r.await("starting")
 	return r
+}
+
+// end lets the server end, and returns what it ended with.
+func (r *running) end() error {
+	r.stop()
+	close(r.drained)
+	return <-r.ended
 }
 
 // await takes the next state, which has to begin like this.
@@ -105,7 +113,7 @@ func (r *running) await(prefix string) {
 		}
 	case err := <-r.ended:
 		r.t.Fatalf("ended with %v\n%s", err, r.log)
-	case <-time.After(20 * time.Second):
+	case <-time.After(time.Minute):
 		r.t.Fatalf("no state %q\n%s", prefix, r.log)
 	}
 }
@@ -281,7 +289,7 @@ func TestServe(t *testing.T) {
 	if patch := r.admit(trust); patch == "" {
 		t.Error("no patch while draining")
 	}
-	if err := <-r.ended; err != nil {
+	if err := r.end(); err != nil {
 		t.Errorf("ended with %v", err)
 	}
 }
@@ -315,7 +323,7 @@ func TestSlowBodiesEnd(t *testing.T) {
 			if err == nil || !strings.Contains(err.Error(), "timeout") {
 				t.Errorf("%s: reading the body ended with %v", protocol, err)
 			}
-		case <-time.After(20 * time.Second):
+		case <-time.After(time.Minute):
 			t.Fatalf("%s: still reading the body", protocol)
 		}
 		_ = end.Close()
@@ -364,7 +372,7 @@ func TestServeWithExpiredCertificate(t *testing.T) {
 		t.Errorf("/readyz: %d %s", code, body)
 	}
 	r.certify(time.Now().Add(time.Hour))
-	for deadline := time.After(20 * time.Second); ; {
+	for deadline := time.After(time.Minute); ; {
 		code, body := r.ops("/readyz")
 		if code == 200 {
 			break
@@ -375,16 +383,16 @@ func TestServeWithExpiredCertificate(t *testing.T) {
 		case <-time.After(50 * time.Millisecond):
 		}
 	}
-	r.stop()
-	<-r.ended
+	if err := r.end(); err != nil {
+		t.Error(err)
+	}
 }
 
 // Asked to end while it waits for a certificate, it ends.
 func TestServeEndsWithoutCertificate(t *testing.T) {
 	r := start(t)
 	r.await("waiting for certificate")
-	r.stop()
-	if err := <-r.ended; err != nil {
+	if err := r.end(); err != nil {
 		t.Errorf("ended with %v", err)
 	}
 }
