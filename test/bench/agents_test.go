@@ -242,6 +242,7 @@ func prepareOurs(t *testing.T, v *vaulttest.Vault, w work) *instance {
 	}
 	a := v.Agent("latchkey", files...)
 	a.Config.Refresh, a.Config.Log = config.Duration(refresh), config.Log{}
+	a.Config.Serve = "" // the other serves nothing either
 	return &instance{
 		start: func() int { a.Start(); return a.PID() },
 		path:  a.Path,
