@@ -36,7 +36,8 @@ type Agent struct {
 	send    func(context.Context, config.Notification) error
 	mounts  mounts
 	refused refusals
-	unkept  unkept
+	answers answers
+	changes changes
 	// unwrapped is what a wrapping token was exchanged for.
 	unwrapped unwrapped
 	notifier  *notifier
@@ -45,9 +46,8 @@ type Agent struct {
 	session *session
 	// candidate is the token of an earlier run, not yet taken into use.
 	candidate *session
-	// retired is the token that was replaced last, if it is still good: it is
-	// revoked when the secrets have been read under the new one.
-	retired *session
+	// retired are the tokens that were replaced and are good still.
+	retired []*retiree
 	// open means that the first set is out: the gate is open, and from now on
 	// each entry fails alone.
 	open bool
@@ -122,6 +122,8 @@ func (a *Agent) Run(ctx context.Context) error {
 	}
 	next := time.NewTimer(never)
 	defer next.Stop()
+	retirement := time.NewTimer(never)
+	defer retirement.Stop()
 	rounds := make(chan []rendered, 1) // at the end nobody waits for the last one
 	var fetching *session              // the one that a round runs under, if one does
 	for {
@@ -131,15 +133,16 @@ func (a *Agent) Run(ctx context.Context) error {
 			next.Reset(wait)
 			if wait <= 0 {
 				fetching = a.session
-				go func(s *session, due []*entry) { rounds <- a.fetch(calls, s, due) }(fetching, a.due())
+				go func(r *round, due []*entry) { rounds <- r.fetch(due) }(a.newRound(calls, fetching), a.due())
 			}
 		}
+		retirement.Reset(time.Until(a.nextRetirement()))
 		a.share()
 		select {
 		case <-a.ops.nudge:
 		case dead := <-a.ops.dead:
 			if a.disown(dead) {
-				token.Reset(a.deadBackoff.next(a.started, 0))
+				tendIn(a.deadBackoff.next(a.started, 0))
 			}
 		case <-calls.Done():
 			if ctx.Err() == nil {
@@ -149,14 +152,18 @@ func (a *Agent) Run(ctx context.Context) error {
 		case <-token.C:
 			tendIn(a.tend(calls))
 		case <-next.C:
+		case <-retirement.C:
+			a.retireDue()
 		case set := <-a.notifier.told:
 			a.remember(set)
+			a.settle(false)
 		case out := <-rounds:
 			s := fetching
 			fetching = nil
 			if calls.Err() != nil {
 				continue // too late
 			}
+			heard := !a.unheard()
 			a.apply(out, s)
 			if a.open && a.once() {
 				return a.finish()
@@ -171,6 +178,8 @@ func (a *Agent) Run(ctx context.Context) error {
 				tendIn(a.deadBackoff.next(a.started, 0))
 			case a.relogin:
 				tendIn(0)
+			case heard && a.unheard():
+				tendIn(a.untilTend())
 			}
 		}
 	}
@@ -200,7 +209,12 @@ func (a *Agent) prepare() error {
 	a.started = a.open || revoked
 	a.candidate = a.remembered()
 	a.recallInputs()
-	return nil
+	kept, err := a.volume.Private(keptAnswer)
+	for _, e := range a.entries {
+		// What is kept may be all that is needed, and Vault not asked.
+		e.heard = e.file.Data == nil && len(kept) == 0
+	}
+	return err
 }
 
 // connect makes the transport at its first use: the file with the CA may come

@@ -9,23 +9,6 @@ import (
 	"github.com/latchkey-dev/latchkey/internal/config"
 )
 
-// retire revokes the token that was replaced. Where Vault is in trouble it is
-// tried again after the next round; what may not be revoked runs out by itself.
-func (a *Agent) retire() {
-	if a.retired == nil {
-		return
-	}
-	if err := a.retired.revoke(context.Background()); err != nil {
-		a.log.Debug("the old token is not revoked", "reason", err)
-		p := problemOf(err)
-		if !p.Act && !a.retired.over() {
-			return
-		}
-		a.unrevocable = a.unrevocable || p.Denied
-	}
-	a.retired = nil
-}
-
 // lent reports whether apps may be using the token itself.
 func (a *Agent) lent() bool { return a.config.Lends() && a.started }
 
@@ -44,7 +27,7 @@ func (a *Agent) revokes() bool {
 	case a.once() && a.open:
 		// What is published goes on without the agent: what hangs on the token
 		// as well.
-		return a.config.TokenFile == nil && !a.refused.any()
+		return a.config.TokenFile == nil && !a.leases("") && !a.refused.any()
 	}
 	return said != nil || !a.config.Lends()
 }
@@ -105,14 +88,16 @@ func (a *Agent) end() error {
 	return ended
 }
 
-// revoke revokes the token, and the one before it, within one bound for both.
+// revoke revokes the token, and those before it, within one bound for all.
 // It is forgotten only then: what was not revoked the next run uses, and one that
 // was revoked without this run's knowing tells so at its first use.
 func (a *Agent) revoke() (err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), revokeTimeout)
 	defer cancel()
-	if a.retired != nil {
-		err = a.retired.revoke(ctx)
+	for _, old := range a.retired {
+		if !old.spared {
+			err = errors.Join(err, old.revoke(ctx))
+		}
 	}
 	if err = errors.Join(err, a.session.revoke(ctx)); err != nil {
 		return err
@@ -121,7 +106,8 @@ func (a *Agent) revoke() (err error) {
 }
 
 // leave revokes the token of a start that came to nothing, where something hangs
-// on it that nobody will ever use: a lease, or a token that a write made. Otherwise the next start uses it.
+// on it that nobody will ever use, such as a token that a write made. Otherwise
+// the next start uses it, and the leases that were taken under it.
 func (a *Agent) leave() {
 	if a.session == nil || !a.refused.any() {
 		return
@@ -133,7 +119,6 @@ func (a *Agent) leave() {
 
 // giveUp ends a start that took too long.
 func (a *Agent) giveUp() error {
-	a.retire()
 	a.leave()
 	reason := a.reason
 	if reason == "" {

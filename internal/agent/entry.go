@@ -18,10 +18,13 @@ type entry struct {
 	render *render.Renderer
 	// due is when it is to be read; zero is at once.
 	due time.Time
-	// reads names what it asked Vault for when it was last rendered.
-	reads []string
+	// reads names what it asked Vault for when it was last rendered, nil before
+	// this run has, takers the tokens on which leases of that hang.
+	reads, takers []string
 	// inputs is what the published files were made of; see render.Result.
 	inputs string
+	// heard means that it has Vault asked now and then.
+	heard  bool
 	absent bool
 	failed bool
 	denied bool
@@ -101,24 +104,32 @@ func (a *Agent) schedule(out []rendered, o outcome) {
 	}
 	for _, r := range out {
 		e, after := r.entry, every(r.entry)
-		e.failed = r.err != nil
+		e.failed = r.problem() != nil
+		if r.err == nil {
+			e.reads, e.takers, e.heard = append([]string{}, r.reads...), r.takers, r.heard
+		}
 		switch {
-		case r.err != nil && o.down:
+		case e.failed && o.down:
 			after = 0 // the pause says when
-		case r.err != nil:
-			if p := problemOf(r.err); !p.Act {
+		case e.failed:
+			// Leases have an end, so what could not be done for one is not left for
+			// long.
+			if p := problemOf(r.problem()); !p.Act || r.err == nil && len(r.takers) > 0 {
 				after = min(e.backoff.next(a.started, p.RetryAfter), after)
 			}
 		default:
 			e.backoff.reset()
-			e.reads = r.reads
-			if e.file.Data != nil && !r.absent {
-				after = never // unless its write is due again
+			if !r.polled && len(r.reads) > 0 {
+				after = never
 			}
 			if !r.again.IsZero() {
 				after = min(after, max(time.Until(r.again), shortestPause))
 			}
+			if slices.ContainsFunc(r.takers, func(token string) bool { return token != a.session.id() }) {
+				after = 0 // the token was replaced meanwhile
+			}
 		}
 		e.due = time.Now().Add(after)
 	}
+	a.sweep()
 }

@@ -27,7 +27,9 @@ type fakeVault struct {
 	secrets map[string]map[string]any // API path → answer's fields beside request_id
 	// writes answer writes to API paths, given the data.
 	writes  map[string]func(map[string]any) map[string]any
-	revoked []string // leases
+	revoked []string               // leases
+	engines map[string]*fakeEngine // API path → what gives leases there
+	leases  map[string]*fakeLease
 	role    fakeRole
 	// fault, if set, answers instead where it returns true.
 	fault func(w http.ResponseWriter, r *http.Request) bool
@@ -60,6 +62,26 @@ type fakeWrapped struct {
 	secretID string
 }
 
+// fakeEngine gives numbered credentials.
+type fakeEngine struct {
+	ttl, max time.Duration
+	fixed    bool // its leases are not renewable
+	down     bool // what the credentials are for does not answer
+	gone     bool // the role was deleted
+	made     int
+}
+
+type fakeLease struct {
+	engine        *fakeEngine
+	token         *fakeToken
+	born, expires time.Time
+}
+
+// good reports whether the credentials of a lease still work.
+func (l *fakeLease) good() bool { return time.Now().Before(l.expires) && l.token.good() }
+
+func (t *fakeToken) good() bool { return !t.revoked && time.Now().Before(t.expires) }
+
 // Whatever of these shows up in a log, an error or the status is a leak.
 const (
 	fixturePassword = "p4ssw0rd-of-the-fixture"
@@ -77,10 +99,11 @@ func newFake(t *testing.T) *fakeVault {
 			"kv/data/app":   {"data": map[string]any{"data": data, "metadata": map[string]any{"version": 1}}},
 			"kv/data/other": {"data": map[string]any{"data": map[string]any{"key": "other"}, "metadata": map[string]any{"version": 1}}},
 			"old/app":       {"data": data, "lease_duration": 2764800},
-			"db/creds/app":  {"data": data, "lease_id": "db/creds/app/x", "lease_duration": 3600, "renewable": true},
 		},
-		writes: make(map[string]func(map[string]any) map[string]any),
-		role:   fakeRole{ttl: time.Hour, max: 24 * time.Hour},
+		writes:  make(map[string]func(map[string]any) map[string]any),
+		engines: map[string]*fakeEngine{"db/creds/app": {ttl: time.Hour, max: 24 * time.Hour}},
+		leases:  make(map[string]*fakeLease),
+		role:    fakeRole{ttl: time.Hour, max: 24 * time.Hour},
 	}
 }
 
@@ -134,7 +157,7 @@ func (f *fakeVault) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	token := f.tokens[r.Header.Get("X-Vault-Token")]
-	if token == nil || token.revoked || !time.Now().Before(token.expires) {
+	if token == nil || !token.good() {
 		fail(w, 403, "2 errors occurred:\n\t* permission denied\n\t* invalid token\n\n")
 		return
 	}
@@ -153,7 +176,7 @@ func (f *fakeVault) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			f.auth(w, r.Header.Get("X-Vault-Token"), token)
 		}
 	case path == "auth/token/lookup-self":
-		answer(w, map[string]any{"data": map[string]any{"ttl": int(time.Until(token.expires).Seconds()), "type": "service", "policies": token.policies,
+		reply(w, map[string]any{"data": map[string]any{"ttl": int(time.Until(token.expires).Seconds()), "type": "service", "policies": token.policies,
 			"renewable": !token.role.fixed, "num_uses": token.role.uses, "accessor": "accessor"}})
 	case path == "auth/token/revoke-self":
 		token.revoked = true
@@ -162,11 +185,15 @@ func (f *fakeVault) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		for at, kind := range f.mounts {
 			if strings.HasPrefix(strings.TrimPrefix(path, "sys/internal/ui/mounts/")+"/", at) {
 				engine, version, _ := strings.Cut(kind, " ")
-				answer(w, map[string]any{"data": map[string]any{"path": at, "type": engine, "options": map[string]any{"version": version}}})
+				reply(w, map[string]any{"data": map[string]any{"path": at, "type": engine, "options": map[string]any{"version": version}}})
 				return
 			}
 		}
 		fail(w, 403, "preflight capability check returned 403, please ensure client's policies grant access to path")
+	case path == "sys/leases/renew":
+		f.renewLease(w, r)
+	case f.engines[path] != nil:
+		f.give(w, path, token)
 	case path == "sys/leases/revoke":
 		var body struct {
 			LeaseID string `json:"lease_id"`
@@ -181,18 +208,83 @@ func (f *fakeVault) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		if err := json.NewDecoder(r.Body).Decode(&body); err != nil {
 			f.t.Errorf("writing %s: %v", path, err)
 		}
-		answer(w, f.writes[path](body))
+		reply(w, f.writes[path](body))
 	case r.Method == http.MethodGet && f.mounted(path):
 		s, ok := f.secrets[path]
 		if !ok {
 			fail(w, 404)
 			return
 		}
-		answer(w, s)
+		reply(w, s)
 	default:
 		f.t.Errorf("unknown call %s %s", r.Method, path)
 		fail(w, 405, "unsupported operation")
 	}
+}
+
+// give gives credentials with a lease.
+func (f *fakeVault) give(w http.ResponseWriter, path string, token *fakeToken) {
+	e := f.engines[path]
+	switch {
+	case e.down:
+		fail(w, 500, "1 error occurred: dial tcp 10.0.0.9:5432: connect: connection refused")
+		return
+	case e.gone:
+		fail(w, 400, "unknown role: app")
+		return
+	}
+	e.made++
+	id := fmt.Sprint(path, "/", e.made)
+	l := &fakeLease{engine: e, token: token, born: time.Now(), expires: time.Now().Add(e.ttl)}
+	f.leases[id] = l
+	if token.role.batch && l.expires.After(token.expires) {
+		l.expires = token.expires
+	}
+	reply(w, map[string]any{"lease_id": id, "lease_duration": int(time.Until(l.expires).Seconds()), "renewable": !e.fixed,
+		"data": map[string]any{"username": fmt.Sprint("user-", e.made), "password": fixturePassword}})
+}
+
+func (f *fakeVault) renewLease(w http.ResponseWriter, r *http.Request) {
+	var body struct {
+		LeaseID   string `json:"lease_id"`
+		Increment int    `json:"increment"`
+	}
+	if err := json.NewDecoder(r.Body).Decode(&body); err != nil || body.LeaseID == "" || body.Increment != 0 {
+		f.t.Errorf("renewing %+v: %v", body, err)
+	}
+	l := f.leases[body.LeaseID]
+	switch {
+	case l == nil || !l.good():
+		fail(w, 400, "lease not found")
+	case l.engine.fixed:
+		fail(w, 400, "lease is not renewable")
+	case l.engine.down:
+		fail(w, 400, "failed to renew entry: resp: (*logical.Response)(nil) err: dial tcp 10.0.0.9:5432: connect: connection refused")
+	case l.engine.gone:
+		fail(w, 400, "failed to renew entry: resp: (*logical.Response)(nil) err: error during renew: could not find role with name \"app\"")
+	default:
+		l.expires = time.Now().Add(min(l.engine.ttl, time.Until(l.born.Add(l.engine.max))))
+		if l.token.role.batch && l.expires.After(l.token.expires) {
+			l.expires = l.token.expires
+		}
+		reply(w, map[string]any{"lease_id": body.LeaseID, "lease_duration": int(time.Until(l.expires).Seconds()), "renewable": true})
+	}
+}
+
+// works reports whether the credentials of that name are good.
+func (f *fakeVault) works(user string) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	_, n, _ := strings.Cut(strings.TrimSpace(user), "-")
+	l := f.leases["db/creds/app/"+n]
+	return l != nil && l.good()
+}
+
+// given counts the credentials that were made.
+func (f *fakeVault) given() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.engines["db/creds/app"].made
 }
 
 func (f *fakeVault) mounted(path string) bool {
@@ -237,13 +329,13 @@ func (f *fakeVault) auth(w http.ResponseWriter, id string, token *fakeToken) {
 	if token.role.batch {
 		kind = "batch"
 	}
-	answer(w, map[string]any{"auth": map[string]any{
+	reply(w, map[string]any{"auth": map[string]any{
 		"client_token": id, "accessor": "accessor-" + id[len(tokenPrefix):], "token_type": kind, "num_uses": token.role.uses,
 		"renewable": !token.role.batch && !token.role.fixed, "lease_duration": int(time.Until(token.expires).Seconds()), "policies": []string{"default"},
 	}})
 }
 
-func answer(w http.ResponseWriter, fields map[string]any) {
+func reply(w http.ResponseWriter, fields map[string]any) {
 	body := map[string]any{"request_id": "r"}
 	maps.Copy(body, fields)
 	w.Header().Set("Content-Type", "application/json")
@@ -277,7 +369,7 @@ func (f *fakeVault) good() (n int) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for _, t := range f.tokens {
-		if !t.revoked && time.Now().Before(t.expires) {
+		if t.good() {
 			n++
 		}
 	}
@@ -299,9 +391,9 @@ func (f *fakeVault) wrapping(w http.ResponseWriter, r *http.Request, what string
 	case !ok:
 		fail(w, 400, "wrapping token is not valid or does not exist")
 	case what == "lookup":
-		answer(w, map[string]any{"data": map[string]any{"creation_path": wrapped.path, "creation_ttl": 60}})
+		reply(w, map[string]any{"data": map[string]any{"creation_path": wrapped.path, "creation_ttl": 60}})
 	default:
 		delete(f.wrapped, token)
-		answer(w, map[string]any{"data": map[string]any{"secret_id": wrapped.secretID}})
+		reply(w, map[string]any{"data": map[string]any{"secret_id": wrapped.secretID}})
 	}
 }

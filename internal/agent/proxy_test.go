@@ -35,16 +35,16 @@ func proxyPod(t *testing.T) *pod {
 		switch {
 		case strings.HasPrefix(path, "db/creds/"):
 			p.vault.set(func() { leases++ })
-			answer(w, map[string]any{"lease_id": fmt.Sprintf("%s/%d", path, leases), "lease_duration": 600, "renewable": true, "data": map[string]any{"username": fmt.Sprint("user-", leases)}})
+			reply(w, map[string]any{"lease_id": fmt.Sprintf("%s/%d", path, leases), "lease_duration": 600, "renewable": true, "data": map[string]any{"username": fmt.Sprint("user-", leases)}})
 		case strings.HasPrefix(path, "echo/"):
-			answer(w, map[string]any{"data": map[string]any{
+			reply(w, map[string]any{"data": map[string]any{
 				"method": r.Method, "path": r.URL.EscapedPath(), "query": r.URL.RawQuery, "namespace": r.Header.Get("X-Vault-Namespace"),
 				"ours": strings.HasPrefix(token, tokenPrefix), "header": r.Header,
 			}})
 		case path == "auth/token/lookup-self" && strings.HasPrefix(token, tokenPrefix) && p.vault.isGood(token):
-			answer(w, map[string]any{"data": map[string]any{"id": token, "accessor": "accessor-1", "ttl": 3600}})
+			reply(w, map[string]any{"data": map[string]any{"id": token, "accessor": "accessor-1", "ttl": 3600}})
 		case token == "the-apps-own":
-			answer(w, map[string]any{"data": map[string]any{"id": token}})
+			reply(w, map[string]any{"data": map[string]any{"id": token}})
 		default:
 			return false
 		}

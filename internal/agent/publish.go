@@ -52,10 +52,8 @@ func (a *Agent) apply(out []rendered, s *session) {
 		a.pause = time.Now().Add(a.roundPause(o))
 	case len(out) > 0:
 		a.fetchBackoff.reset()
-		if s == a.session && !o.passing {
-			a.retire()
-		}
 	}
+	a.settle(len(out) > 0 && s == a.session && !o.down && !o.passing)
 }
 
 // publish makes the set of what a round brought and of what stays.
@@ -97,7 +95,7 @@ func (a *Agent) publish(out []rendered) error {
 func (a *Agent) postpone(out []rendered, o outcome) {
 	a.pause = time.Now().Add(a.roundPause(o))
 	for _, r := range out {
-		r.failed, r.due = r.err != nil, time.Time{}
+		r.failed, r.due = r.problem() != nil, time.Time{}
 	}
 }
 
@@ -127,12 +125,12 @@ func (a *Agent) assess(out []rendered, s *session) (o outcome) {
 	for _, r := range out {
 		at := r.file.Path
 		about := "path " + at
-		if r.err == nil {
+		if r.problem() == nil {
 			r.denied, r.missing, r.succeeded = false, false, time.Now()
 			a.solved(about)
 			continue
 		}
-		p := *problemOf(r.err)
+		p := *problemOf(r.problem())
 		r.denied = p.Denied || r.denied && p.Everywhere
 		r.missing = p.Missing || r.missing && p.Everywhere
 		if p.Denied && (a.lent() || a.unrevocable) {
@@ -147,7 +145,7 @@ func (a *Agent) assess(out []rendered, s *session) (o outcome) {
 			a.tell("Vault", &p)
 		}
 		// Where apps have been running, what was published last is good for more.
-		if o.down || !a.started || !a.published(r.entry) {
+		if r.err != nil && (o.down || !a.started || !a.published(r.entry)) {
 			if lacking == 0 {
 				o.first = p.Text
 			}
@@ -235,6 +233,13 @@ func (a *Agent) announce() {
 	if set := a.volume.Set(); err == nil && string(told) != set {
 		a.notifier.announce(set)
 	}
+}
+
+// everyoneKnows reports whether everyone was told of the published set who wants
+// to know.
+func (a *Agent) everyoneKnows() bool {
+	told, err := a.volume.ReadPrivate(keptTold)
+	return len(a.config.Notify) == 0 || err == nil && string(told) == a.volume.Set()
 }
 
 // tellNobody makes up for a run that was killed between a sidecar's first

@@ -89,25 +89,6 @@ func TestFailedProbeIsNotRemembered(t *testing.T) {
 	})
 }
 
-// A leased answer is refused, once: asking again would make another lease. The
-// token goes, and the lease with it, when the start is given up.
-func TestLeasedAnswer(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		p := newPod(t, env("db.env", "db/creds/app"))
-		err := <-p.start().result
-		if err == nil || !strings.Contains(err.Error(), `path "db.env": reading "db/creds/app": the answer has a lease, which this release cannot keep alive`) {
-			t.Errorf("got %v", err)
-		}
-		calls := p.vault.taken()
-		if n := count(calls, "GET db/creds/app"); n != 1 {
-			t.Errorf("%d reads", n)
-		}
-		if p.vault.good() != 0 {
-			t.Error("the token is left, and the lease with it")
-		}
-	})
-}
-
 // Each file fails alone: the others move on, and it keeps its last bytes.
 func TestFilesFailAlone(t *testing.T) {
 	for name, breakIt := range map[string]func(*fakeVault){

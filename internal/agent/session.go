@@ -77,7 +77,7 @@ func (s *life) patience() time.Duration { return max(s.Patience, firstPatience) 
 func (s *life) over() bool { return s.TTL > 0 && time.Now().After(s.Expires) }
 
 // lead is how long before its end a token is replaced.
-func (s *life) lead() time.Duration { return min(5*time.Minute, s.TTL/3) }
+func (s *life) lead() time.Duration { return lead(s.TTL) }
 
 // plan draws when the token is to be looked after next. Its jitter keeps pods
 // that started together apart.
@@ -151,7 +151,7 @@ func needsLogin(said string) bool {
 // token was revoked: the token is not renewed, and no entry is read.
 func (a *Agent) unheard() bool {
 	s := a.session
-	return s != nil && s.Uses == 0 && (!s.Renewable || s.TTL == 0) && !slices.ContainsFunc(a.entries, func(e *entry) bool { return e.file.Data == nil })
+	return s != nil && s.Uses == 0 && (!s.Renewable || s.TTL == 0) && !slices.ContainsFunc(a.entries, func(e *entry) bool { return e.heard })
 }
 
 // lookUp asks whether a token is still good. Where that is not allowed it is
@@ -236,7 +236,7 @@ const (
 	keptRevoked = "revoked"
 	keptStatus  = "status"
 	keptTold    = "told" // the set that everyone in config.Agent.Notify was told of
-	keptWrite   = "write-"
+	keptAnswer  = "answer-"
 	// keptUnwrapped is the secret ID that was response-wrapped.
 	keptUnwrapped = "secret-id.json"
 )

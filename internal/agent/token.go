@@ -47,6 +47,12 @@ func (a *Agent) tend(ctx context.Context) time.Duration {
 		a.endRest()
 	}
 	a.solved("token")
+	return a.untilTend()
+}
+
+// untilTend is the time until the token is to be looked after.
+func (a *Agent) untilTend() time.Duration {
+	s := a.session
 	wait := max(time.Until(s.due), 0)
 	if a.unheard() {
 		wait = min(wait, max(time.Until(s.heard.Add(maxRenewInterval)), 0)-jitter(maxRenewInterval/10))
@@ -129,12 +135,7 @@ func (a *Agent) replace(ctx context.Context, again bool) error {
 		if again {
 			s.Patience = min(2*old.patience(), longestPatience)
 		}
-		if !old.dead {
-			a.retire() // one at a time: logins must not pile up tokens
-			if !a.lent() {
-				a.retired = old
-			}
-		}
+		a.supersede(old)
 	}
 	s.heard = time.Now()
 	s.plan()

@@ -145,30 +145,6 @@ func TestWriteProblems(t *testing.T) {
 	}
 }
 
-// A leased answer is refused and its lease revoked, and no second one is made.
-func TestWriteWithLease(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		p := newPod(t, certificate("tls"))
-		p.issues(time.Hour)
-		issue := p.vault.writes["pki/issue/app"]
-		p.vault.writes["pki/issue/app"] = func(data map[string]any) map[string]any {
-			made := issue(data)
-			made["lease_id"], made["lease_duration"] = "pki/issue/app/x", 3600
-			return made
-		}
-		err := <-p.start().result
-		if err == nil || !strings.Contains(err.Error(), `writing "pki/issue/app": the answer has a lease, which this release cannot keep alive`) {
-			t.Errorf("got %v", err)
-		}
-		if n := count(p.vault.taken(), callIssue); n != 1 {
-			t.Errorf("issued %d times", n)
-		}
-		if len(p.vault.revoked) != 1 || p.vault.revoked[0] != "pki/issue/app/x" {
-			t.Errorf("revoked %q", p.vault.revoked)
-		}
-	})
-}
-
 // A write whose answer cannot be published is not repeated, since each one may
 // make something, and what hangs on the token goes with it.
 func TestWriteWithoutUse(t *testing.T) {
@@ -289,7 +265,7 @@ func TestWriteThatCannotBeKept(t *testing.T) {
 		after(time.Second)
 		c.terminate()
 		p.vault.taken()
-		kept, err := filepath.Glob(filepath.Join(p.dir, "private", "write-*"))
+		kept, err := filepath.Glob(filepath.Join(p.dir, "private", "answer-*"))
 		if err != nil || len(kept) != 1 {
 			t.Fatalf("kept %q: %v", kept, err)
 		}
@@ -304,7 +280,7 @@ func TestWriteThatCannotBeKept(t *testing.T) {
 		if n := count(p.vault.taken(), callIssue); n != 1 {
 			t.Errorf("issued %d times", n)
 		}
-		if n := strings.Count(p.logs.String(), "keeping the answer of a write"); n != 1 {
+		if n := strings.Count(p.logs.String(), "keeping an answer for a restart"); n != 1 {
 			t.Errorf("told %d times that it is not kept", n)
 		}
 		if err := os.Remove(kept[0]); err != nil {
