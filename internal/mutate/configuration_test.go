@@ -110,12 +110,14 @@ func FuzzParseConfig(f *testing.F) {
 				Refresh:      config.Duration(cfg.Defaults.Refresh),
 				StartTimeout: config.Duration(cfg.Defaults.StartTimeout),
 			}
-			agent.Vault.Auth.Role = "role"
+			if agent.Vault.Auth.UsesServiceAccount() {
+				agent.Vault.Auth.Role = "role"
+			}
 			if err := agent.Validate(); err != nil {
 				t.Errorf("connection %q: %v", name, err)
 			}
 			volume := identityVolume(conn, conn.Vault.Auth, tokenSeconds)
-			for _, file := range []string{conn.Vault.CAFile, conn.Vault.ClientCert, conn.Vault.ClientKey} {
+			for _, file := range []string{conn.Vault.CAFile, conn.Vault.ClientCert, conn.Vault.ClientKey, conn.Vault.Auth.TokenPath, conn.Vault.Auth.RoleIDPath, conn.Vault.Auth.SecretIDPath} {
 				if file != "" && !projects(&volume, file) {
 					t.Errorf("connection %q: nothing in the volume becomes %s", name, file)
 				}
@@ -129,6 +131,8 @@ func projects(v *corev1.Volume, file string) bool {
 	var paths []string
 	for _, s := range v.Projected.Sources {
 		switch {
+		case s.ServiceAccountToken != nil:
+			paths = append(paths, s.ServiceAccountToken.Path)
 		case s.ConfigMap != nil:
 			for _, item := range s.ConfigMap.Items {
 				paths = append(paths, item.Path)

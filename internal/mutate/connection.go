@@ -3,10 +3,8 @@ package mutate
 import (
 	"crypto/x509"
 	"net/netip"
-	"path"
 	"regexp"
 	"strings"
-	"unicode"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -26,6 +24,9 @@ type Connection struct {
 	// ClientCertSource is the Secret of each workload's own namespace that is
 	// Vault.ClientCert and Vault.ClientKey in the agent; nil where there is none.
 	ClientCertSource *corev1.VolumeProjection
+	// CredentialSource is the Secret of each workload's own namespace that holds
+	// what Vault.Auth shows, with methods approle and token; else nil.
+	CredentialSource *corev1.VolumeProjection
 	// RoleTemplate makes the role of a pod that names none; may be empty.
 	RoleTemplate string
 	// AllowedNamespaces are patterns (path.Match) of the Kubernetes
@@ -68,16 +69,6 @@ type operatorClusterTrustBundle struct {
 	LabelSelector *metav1.LabelSelector `json:"labelSelector"`
 }
 
-type operatorAuth struct {
-	Method    string `json:"method"`
-	Mount     string `json:"mount"`
-	Namespace string `json:"namespace"`
-	Role      string `json:"role"`
-	// Audience tells an empty value, which is the API server's own audience,
-	// from none.
-	Audience *string `json:"audience"`
-}
-
 func (c *operatorConnection) compile(p *Problems, at string) *Connection {
 	if c.Address == "" {
 		p.add(at+".address", "missing (such as \"https://vault.vault.svc:8200\")")
@@ -92,7 +83,6 @@ func (c *operatorConnection) compile(p *Problems, at string) *Connection {
 			Proxy:         c.Proxy,
 			Headers:       c.Headers,
 			Namespace:     c.Namespace,
-			Auth:          c.Auth.compile(p, at+".auth"),
 		},
 		RoleTemplate:      c.Auth.Role,
 		AllowedNamespaces: c.AllowedNamespaces,
@@ -102,6 +92,7 @@ func (c *operatorConnection) compile(p *Problems, at string) *Connection {
 		checkName(p, at+".clientCertSecret.name", secret.Name, "a Secret of type kubernetes.io/tls")
 		out.ClientCertSource, out.Vault.ClientCert, out.Vault.ClientKey = clientCertProjection(secret.Name)
 	}
+	c.compileAuth(p, at+".auth", out)
 	if c.TLSServerName != "" && (len(c.TLSServerName) > 253 || !serverName.MatchString(c.TLSServerName) && !isIP(c.TLSServerName)) {
 		p.add(at+".tlsServerName", "%q (a host name of Vault's certificate, such as \"vault.example\")", c.TLSServerName)
 	}
@@ -203,35 +194,6 @@ func (b *operatorClusterTrustBundle) selector() *metav1.LabelSelector {
 		return new(metav1.LabelSelector)
 	}
 	return b.LabelSelector
-}
-
-func (a *operatorAuth) compile(p *Problems, at string) config.Auth {
-	out := config.Auth{
-		Method:    or(a.Method, "kubernetes"),
-		Mount:     or(a.Mount, "kubernetes"),
-		Namespace: a.Namespace,
-		Audience:  "vault",
-		TokenPath: config.TokenPath,
-	}
-	if out.Method != "kubernetes" {
-		p.add(at+".method", "%q (kubernetes)", out.Method)
-	}
-	if m := strings.TrimPrefix(out.Mount, "auth/"); strings.Trim(m, "/") == "" || path.Clean("/"+m) != "/"+strings.Trim(m, "/") || strings.ContainsAny(m, "?#") || strings.ContainsFunc(m, unicode.IsControl) {
-		p.add(at+".mount", "%q (the path of the auth method, such as \"kubernetes\")", out.Mount)
-	}
-	checkVaultNamespace(p, at+".namespace", a.Namespace)
-	if a.Role != "" {
-		if _, err := expandRole(a.Role, Identity{"namespace", "account"}); err != nil {
-			p.add(at+".role", "%v", err)
-		}
-	}
-	if a.Audience != nil {
-		out.Audience = *a.Audience
-		if err := checkAudience(out.Audience); err != nil {
-			p.add(at+".audience", "%v", err)
-		}
-	}
-	return out
 }
 
 var (

@@ -72,8 +72,7 @@ runtimeClassesWithoutSubPath: ["kata-[",]
   connections.a.adress: unknown key (did you mean "address"?)
   connections.a.allowedNamespaces: "[" is no pattern (a name, or one with * and ?)
   connections.a.allowedNamespaces: "" is no pattern (a name, or one with * and ?)
-  connections.a.auth.method: "jwt" (kubernetes)
-  connections.a.auth.mount: "auth/" (the path of the auth method, such as "kubernetes")
+  connections.a.auth.mount: "auth/" (the path of the auth method, such as "jwt")
   connections.a.auth.role: "{{.Pod}}" holds an unknown action ({{.Namespace}} and {{.ServiceAccount}})
   connections.a.ca: holds no certificate (a PEM bundle)
   connections.b.address: holds credentials (a URL without user and password)
@@ -327,7 +326,7 @@ meshProxies: {}
 `))
 	const want = `13 problems:
   agentImage: is a number (a string: quote it)
-  connections.a.b.auth: is a list (a map: method, mount, namespace, role, audience)
+  connections.a.b.auth: is a list (a map: method, mount, namespace, role, audience, appRoleSecret, bindSecretID, secretIDWrappingPath, tokenSecret)
   connections.a.b.ca: is a bool (a string: quote it)
   connections.a.b.caConfigMap: is a string (a map: name, key)
   connections.a.b.headers.X-Team: is a number (a string: quote it)

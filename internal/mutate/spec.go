@@ -139,17 +139,5 @@ func (s *Spec) connect(id Identity, cfg *Config, p *Problems) {
 		return
 	}
 	s.Connection, s.Agent.Vault = conn, conn.Vault
-	role := s.role
-	if role == "" && conn.RoleTemplate != "" {
-		var err error
-		if role, err = expandRole(conn.RoleTemplate, id); err != nil {
-			p.add(Prefix+"role", "%v from the operator's template", err)
-		}
-	} else if role == "" {
-		p.add(Prefix+"role", "missing (the name of a role at Vault's %q; connection %q has no template for one)", conn.Vault.Auth.Mount, s.connection)
-	}
-	s.Agent.Vault.Auth.Role = role
-	if s.audience != nil {
-		s.Agent.Vault.Auth.Audience = *s.audience
-	}
+	s.connectRole(id, conn, p)
 }

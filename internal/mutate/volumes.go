@@ -15,18 +15,20 @@ import (
 // least that the API server grants. The kubelet replaces it in time.
 const tokenSeconds = 600
 
-// identityVolume holds what the agent alone may read: the ServiceAccount token
-// that it logs in with, asked for the given lifetime, and what the connection
-// needs beside it.
+// identityVolume holds what the agent alone may read: the ServiceAccount token,
+// asked for the given lifetime, where it logs in with that, and what else the
+// connection needs. Each method has something in it, and its mount keeps an API
+// token out of the agent whatever the method.
 func identityVolume(conn *Connection, auth config.Auth, seconds int64) corev1.Volume {
-	sources := []corev1.VolumeProjection{{
-		ServiceAccountToken: &corev1.ServiceAccountTokenProjection{
+	var sources []corev1.VolumeProjection
+	if auth.UsesServiceAccount() {
+		sources = append(sources, corev1.VolumeProjection{ServiceAccountToken: &corev1.ServiceAccountTokenProjection{
 			Audience:          auth.Audience,
 			ExpirationSeconds: &seconds,
 			Path:              path.Base(config.TokenPath),
-		},
-	}}
-	for _, source := range []*corev1.VolumeProjection{conn.CASource, conn.ClientCertSource} {
+		}})
+	}
+	for _, source := range []*corev1.VolumeProjection{conn.CASource, conn.ClientCertSource, conn.CredentialSource} {
 		if source != nil {
 			sources = append(sources, *source)
 		}
@@ -81,6 +83,37 @@ func clientCertProjection(name string) (source *corev1.VolumeProjection, cert, k
 		Items:                []corev1.KeyToPath{{Key: corev1.TLSCertKey, Path: certAt}, {Key: corev1.TLSPrivateKeyKey, Path: keyAt}},
 		Optional:             optional(),
 	}}, besideToken(certAt), besideToken(keyAt)
+}
+
+// The keys of the Secrets that hold credentials for Vault.
+const (
+	roleIDKey   = "role-id"
+	secretIDKey = "secret-id"
+	tokenKey    = "token"
+)
+
+// appRoleProjection is a Secret with a role ID and, where it is bound to one, a
+// secret ID, whose path is empty otherwise.
+func appRoleProjection(name string, bound bool) (source *corev1.VolumeProjection, roleID, secretID string) {
+	at := func(key string) string { return path.Join("vault-approle/secret", name, key) }
+	items := []corev1.KeyToPath{{Key: roleIDKey, Path: at(roleIDKey)}}
+	if bound {
+		items = append(items, corev1.KeyToPath{Key: secretIDKey, Path: at(secretIDKey)})
+		secretID = besideToken(at(secretIDKey))
+	}
+	return &corev1.VolumeProjection{Secret: &corev1.SecretProjection{
+		LocalObjectReference: corev1.LocalObjectReference{Name: name}, Items: items, Optional: optional(),
+	}}, besideToken(at(roleIDKey)), secretID
+}
+
+// tokenProjection is a Secret with a Vault token.
+func tokenProjection(name string) (source *corev1.VolumeProjection, token string) {
+	at := path.Join("vault-token/secret", name, tokenKey)
+	return &corev1.VolumeProjection{Secret: &corev1.SecretProjection{
+		LocalObjectReference: corev1.LocalObjectReference{Name: name},
+		Items:                []corev1.KeyToPath{{Key: tokenKey, Path: at}},
+		Optional:             optional(),
+	}}, besideToken(at)
 }
 
 // besideToken is where the agent sees a path of its identity volume.
