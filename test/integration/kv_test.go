@@ -129,6 +129,31 @@ func TestKV2Life(t *testing.T) {
 	wantCount(t, v, 1, loginCall)
 }
 
+// A version that deletes itself is noticed when it does, whatever the refresh.
+func TestKV2DeletesItself(t *testing.T) {
+	t.Parallel()
+	v := vaulttest.Start(t, vaulttest.Options{})
+	v.Role("app", vaulttest.Read("kv/data/*"), nil)
+	for _, name := range []string{"needed", "spare"} {
+		v.Write("kv/metadata/"+name, map[string]any{"delete_version_after": "20s"})
+		v.KV(name, map[string]any{"password": name + "-password"})
+	}
+	spare := raw("spare", "kv/spare", "password")
+	spare.Optional = true
+	a := v.Agent("app", raw("needed", "kv/needed", "password"), spare)
+	a.Config.Refresh = long
+	a.Start()
+	a.WaitReady()
+	if got := a.Files(); got["needed"] != "needed-password" || got["spare"] != "spare-password" {
+		t.Fatalf("files: %q", got)
+	}
+	a.WaitGone("spare")
+	a.WaitLog(0, "ERROR", `"needed\"`, "404")
+	if err := is(a, "needed", "needed-password")(); err != nil {
+		t.Error(err)
+	}
+}
+
 // An optional secret's file is there when the secret is.
 func TestOptional(t *testing.T) {
 	t.Parallel()

@@ -105,4 +105,5 @@ func testRenewal(t *testing.T, leased bool) {
 	}
 }
 
-func TestCertificate(t *testing.T) { testRenewal(t, false) }
+func TestCertificate(t *testing.T)       { testRenewal(t, false) }
+func TestLeasedCertificate(t *testing.T) { testRenewal(t, true) }
