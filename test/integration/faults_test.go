@@ -431,3 +431,37 @@ func write(t *testing.T, file, content string) {
 		t.Fatal(err)
 	}
 }
+
+// A database that is down when a lease is due to be renewed costs nobody a user.
+func TestFaultDatabaseDown(t *testing.T) {
+	t.Parallel()
+	v := vaulttest.Start(t, vaulttest.Options{})
+	db := vaulttest.StartPostgres(t)
+	v.Database(db, 30*time.Second, time.Hour)
+	p := newPatient(t, v, nil)
+	v.Role("app", vaulttest.Read("kv/data/*", "database/creds/app"), nil)
+	p.Config.Files = append(p.Config.Files, config.File{
+		Path: "db.env", Mode: 0o440, Secret: "database/creds/app", Format: config.FormatEnv,
+	})
+	p.start()
+	before, err := p.File("db.env")
+	if err != nil {
+		t.Fatal(err)
+	}
+	since := len(p.Log())
+	db.Kill()
+	p.suffers(since, "db.env")
+	db.Start()
+	renewed := v.Count("update sys/leases/renew")
+	vaulttest.Wait(t, "the lease to be renewed", func() error {
+		return atLeast(v, renewed+1, "update sys/leases/renew")
+	})
+	p.mustRecover(1)
+	if users := db.Users(); len(users) != 1 {
+		t.Errorf("users of the database: %q, want one", users)
+	}
+	if now, err := p.File("db.env"); now != before {
+		t.Errorf("db.env has changed (%v)", err)
+	}
+	wantCount(t, v, 1, "read database/creds/app")
+}
