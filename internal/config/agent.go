@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"path"
 	"slices"
 	"strings"
 )
@@ -186,13 +187,29 @@ type TokenFile struct {
 	Path string `json:"path"`
 	// Format is TokenRaw, which is also what empty means, or TokenJSON.
 	Format string `json:"format,omitempty"`
-	Mode   Mode   `json:"mode"`
+	// Mode is that of CAPath as well.
+	Mode Mode `json:"mode"`
+	// CA publishes the CA that the agent trusts Vault by at CAPath, unless that
+	// is the system's.
+	CA bool `json:"ca,omitempty"`
+	// WrapTTL publishes a response-wrapping token of this life instead, in which
+	// the token is; 0 does not. One that is unwrapped, or may be, is replaced
+	// when two thirds of its life are over.
+	WrapTTL Duration `json:"wrapTTL,omitzero"`
 }
+
+// CAPath is where the CA lies: beside the token.
+func (t *TokenFile) CAPath() string { return path.Join(path.Dir(t.Path), "ca.crt") }
 
 // The formats of TokenFile.Format.
 const (
-	TokenRaw  = "raw"  // the token alone, without a newline
-	TokenJSON = "json" // clientToken, accessor, leaseDuration (seconds), renewable, vaultAddr
+	// TokenRaw is the token alone, without a newline.
+	TokenRaw = "raw"
+	// TokenJSON is an object of clientToken, accessor, leaseDuration (seconds),
+	// renewable and vaultAddr, which programs made for Kubernetes-Vault read. Of
+	// a wrapping token it is Vault's wrap_info, which programs read that are made
+	// for the sinks of Vault Agent.
+	TokenJSON = "json"
 )
 
 // Notification is one way to tell the app that its files have changed: exactly

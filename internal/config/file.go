@@ -126,6 +126,13 @@ func isParameter(v any) bool {
 	return false
 }
 
+// The bounds of TokenFile.WrapTTL: below them an app could not unwrap in time,
+// above them a token that nobody has fetched lies about.
+const (
+	MinWrapTTL = 10 * time.Second
+	MaxWrapTTL = 24 * time.Hour
+)
+
 // Validate reports every problem of the token's file.
 func (t *TokenFile) Validate() []error {
 	var errs []error
@@ -134,6 +141,9 @@ func (t *TokenFile) Validate() []error {
 	}
 	if t.Format != "" && t.Format != TokenRaw && t.Format != TokenJSON {
 		errs = append(errs, fmt.Errorf("%q has format %q (%s, %s)", t.Path, t.Format, TokenRaw, TokenJSON))
+	}
+	if wrap := time.Duration(t.WrapTTL); wrap != 0 && (wrap < MinWrapTTL || wrap > MaxWrapTTL || wrap%time.Second != 0) {
+		errs = append(errs, fmt.Errorf("%q has wrapTTL %s (whole seconds from %s to %s)", t.Path, t.WrapTTL, MinWrapTTL, MaxWrapTTL))
 	}
 	if t.Mode > 0o777 {
 		errs = append(errs, fmt.Errorf("mode %#o is no permission (\"0000\" to \"0777\")", uint32(t.Mode)))

@@ -49,6 +49,9 @@ func (a *Agent) validateServe() []error {
 		if err := checkListen(a.Serve); err != nil {
 			bad("serve", "%w", err)
 		}
+		if a.Lifecycle == Init {
+			bad("serve", "lifecycle %s ends before the app starts (%s, %s)", Init, Native, Sidecar)
+		}
 	}
 	l := a.Local
 	if l == nil {
@@ -80,7 +83,7 @@ func (a *Agent) validateServe() []error {
 		if l.Mode > 0o777 || l.Mode&0o200 == 0 {
 			bad("local.mode", "%s (such as \"0600\": whoever may write to a socket may connect to it)", l.Mode)
 		}
-		for _, err := range Collisions(append(a.Paths(), l.Socket)) {
+		if err := a.CheckSocketPlace(); err != nil {
 			bad("local.socket", "%w", err)
 		}
 	}
@@ -99,6 +102,16 @@ func CheckSocket(name string) error {
 	}
 	if len(name) > maxSocket {
 		return fmt.Errorf("%.40q… is too long (%s, of at most %d bytes)", name, allowed, maxSocket)
+	}
+	return nil
+}
+
+// CheckSocketPlace says what published file lies where the socket is to be.
+func (a *Agent) CheckSocketPlace() error {
+	for _, p := range a.Paths() {
+		if p == a.Local.Socket || strings.HasPrefix(p, a.Local.Socket+"/") {
+			return fmt.Errorf("%q is in the way of the file %q (another name)", a.Local.Socket, p)
+		}
 	}
 	return nil
 }

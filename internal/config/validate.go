@@ -93,6 +93,9 @@ func (a *Agent) Paths() []string {
 	}
 	if a.TokenFile != nil {
 		paths = append(paths, a.TokenFile.Path)
+		if a.TokenFile.CA {
+			paths = append(paths, a.TokenFile.CAPath())
+		}
 	}
 	return paths
 }

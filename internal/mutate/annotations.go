@@ -36,6 +36,8 @@ var table = []row{
 	{"files", "YAML list", "none", "The files to publish; see below.", setFiles},
 	{"notify", "YAML list", "none", "Whom to tell when files have changed; see below.", setNotify},
 	{"token-file", "path or YAML map", "none", "Where to publish the Vault token itself; see below.", setTokenFile},
+	{"proxy", "port or name of a socket", "none", "Where the app can reach Vault's API, with the agent's token: a loopback port from 1024 to 65535, or a unix socket among the files; see below.", setProxy},
+	{"metrics-port", "port, 1024 to 65535", "none", "The port of the pod on which the agent serves `/metrics`, `/livez` and `/readyz`; see below.", setMetricsPort},
 	{"lifecycle", "native, init or sidecar", "native", "How the agent runs; see below.", oneOf(func(s *Spec) *string { return &s.Agent.Lifecycle }, config.Native, config.Init, config.Sidecar)},
 	{"containers", "names, separated by commas", "every app container", "The app containers that get the files.", names(func(s *Spec) *[]string { return &s.Containers })},
 	{"init-containers", "names, separated by commas", "none", "The init containers that get the files. The agent comes before them.", names(func(s *Spec) *[]string { return &s.InitContainers })},

@@ -47,6 +47,7 @@ func checkPod(pod *corev1.Pod, spec *Spec, cfg *Config) Problems {
 		}
 	}
 	checkSignals(pod, spec, &p)
+	checkPorts(pod, spec, &p)
 	return p
 }
 

@@ -92,7 +92,7 @@ func published(agent *config.Agent) (files []string) {
 		files = append(files, fmt.Sprintf("%q %q %q %q %q %q", f.Path, f.Secret, f.Template, f.Format, f.Key, f.Files))
 	}
 	if t := agent.TokenFile; t != nil {
-		files = append(files, fmt.Sprintf("%q %q", t.Path, t.Format))
+		files = append(files, fmt.Sprintf("%q %q %t %s", t.Path, t.Format, t.CA, t.WrapTTL))
 	}
 	return files
 }

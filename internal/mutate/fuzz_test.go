@@ -52,6 +52,9 @@ func FuzzParse(f *testing.F) {
 		if agent.TokenFile != nil && agent.TokenFile.Mode == 0 {
 			agent.TokenFile.Mode = 0o400
 		}
+		if agent.Local != nil && agent.Local.Socket != "" {
+			agent.Local.Mode = 0o600
+		}
 		if err := agent.Validate(); err != nil {
 			t.Fatalf("%s=%q makes an invalid agent: %v", name, value, err)
 		}

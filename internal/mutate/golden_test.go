@@ -185,7 +185,7 @@ func firstDifference(want, got string) string {
 // `key is`, `part.key`, `"path" has key`, or as what an unknown one is taken for.
 // That a word occurs somewhere, such as among what is allowed, says nothing.
 var keyIn = regexp.MustCompile(`^(?:entry \d+: )?(?:(?:http|signal): )?` +
-	`(?:unknown key "[^"]*" \(did you mean "|(?:"[^"]*" )?(?:has (?:both |neither |no |empty )?)?)(?:[a-z]+\.)?([a-z]+)`)
+	`(?:unknown key "[^"]*" \(did you mean "|(?:"[^"]*" )?(?:has (?:both |neither |no |empty )?)?)(?:[a-z]+\.)?([a-zA-Z]+)`)
 
 // Each annotation, and each key in the YAML of one, has a case in which it does
 // its work and one in which it is refused by name, so that a new one cannot come

@@ -68,11 +68,13 @@ func Parse(annotations map[string]string, id Identity, cfg *Config) (*Spec, Prob
 	}
 	_, files := annotations[Prefix+"files"]
 	_, token := annotations[Prefix+"token-file"]
-	if !files && !token {
-		p.add(Prefix+"files", "missing (%s; or %stoken-file)", filesForm, Prefix)
+	_, proxy := annotations[Prefix+"proxy"]
+	if !files && !token && !proxy {
+		p.add(Prefix+"files", "missing (%s; or %stoken-file or %sproxy)", filesForm, Prefix, Prefix)
 	}
 	s.connect(id, cfg, &p)
 	s.checkTokenPath(&p)
+	s.checkServe(&p)
 	if s.Agent.Lifecycle == config.Init && len(s.Agent.Notify) > 0 {
 		p.add(Prefix+"notify", "lifecycle %s publishes once, so that there is nothing to tell (lifecycle %s or %s)", config.Init, config.Native, config.Sidecar)
 	}

@@ -102,7 +102,7 @@ func groupOf(pod *corev1.Pod, c *corev1.Container) *int64 {
 
 // setModes fills in the mode of each file that states none, with the tightest
 // that all readers can read, and warns of stated ones that a reader cannot. It
-// leaves the list of files and the token file as they were, for other pods.
+// leaves what cfg points to as it was, for other pods.
 func setModes(cfg *config.Agent, pod *corev1.Pod, readers []*corev1.Container, agent runAs) []string {
 	grouped := pod.Spec.SecurityContext != nil && pod.Spec.SecurityContext.FSGroup != nil
 	common := commonUID(pod, readers)
@@ -141,6 +141,11 @@ func setModes(cfg *config.Agent, pod *corev1.Pod, readers []*corev1.Container, a
 		token := *cfg.TokenFile
 		fill("token-file", token.Path, &token.Mode)
 		cfg.TokenFile = &token
+	}
+	if cfg.Local != nil && cfg.Local.Socket != "" {
+		local := *cfg.Local
+		local.Mode = mode | mode>>1 // who may read the files may connect
+		cfg.Local = &local
 	}
 	if unreadable > maxTold {
 		warnings = append(warnings, fmt.Sprintf("%sfiles: %d more such modes", Prefix, unreadable-maxTold))
