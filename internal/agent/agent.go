@@ -56,6 +56,8 @@ type Agent struct {
 	// publishAt is when to publish although nothing may be due, since the token
 	// has changed; zero is not at all.
 	publishAt time.Time
+	// wrapping is the published one, where a wrapped token is asked for.
+	wrapping wrapping
 	// pause is until when Vault is left alone.
 	pause time.Time
 	// relogin asks for one try of a new login at the next look at the token.

@@ -133,7 +133,7 @@ func (f *fakeVault) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.calls = append(f.calls, r.Method+" "+path)
-	if r.Header.Get("X-Vault-Wrap-TTL") != "" {
+	if r.Header.Get("X-Vault-Wrap-TTL") != "" && path != "sys/wrapping/wrap" {
 		f.t.Errorf("%s asks for wrapping", path)
 	}
 	if r.Header.Get("X-Vault-Request") != "true" {

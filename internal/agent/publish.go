@@ -1,7 +1,6 @@
 package agent
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -9,8 +8,6 @@ import (
 	"time"
 
 	"github.com/latchkey-dev/latchkey/internal/agent/volume"
-	"github.com/latchkey-dev/latchkey/internal/config"
-	"github.com/latchkey-dev/latchkey/internal/render/sealed"
 )
 
 // apply publishes what a round brought and says when the next is due.
@@ -30,7 +27,7 @@ func (a *Agent) apply(out []rendered, s *session) {
 		err = a.openGate()
 	}
 	if err != nil {
-		p := &Problem{Act: true, Text: err.Error()}
+		p := problemOf(err)
 		a.tell("volume", p)
 		if !a.open {
 			a.setReason(p.Text)
@@ -40,7 +37,7 @@ func (a *Agent) apply(out []rendered, s *session) {
 	}
 	a.solved("volume")
 	a.noteInputs(out)
-	a.publishAt = time.Time{}
+	a.publishAt = a.wrapping.due
 	a.schedule(out, o)
 	a.announce()
 	if held {
@@ -81,7 +78,11 @@ func (a *Agent) publish(out []rendered) error {
 		}
 	}
 	if a.config.TokenFile != nil {
-		set = append(set, a.tokenFile())
+		files, err := a.tokenFiles()
+		if err != nil {
+			return err
+		}
+		set = append(set, files...)
 	}
 	changed, err := a.volume.Publish(set)
 	if len(changed) > 0 {
@@ -199,27 +200,6 @@ func (a *Agent) openGate() error {
 	a.open, a.started = true, true
 	a.log.Info("ready", "after", time.Since(a.began).Round(time.Millisecond).String())
 	return errors.Join(a.volume.RemovePrivate(keptRevoked), a.volume.RemovePrivate(keptStatus))
-}
-
-// tokenFile is the published file that holds the token.
-func (a *Agent) tokenFile() volume.File {
-	t, s := a.config.TokenFile, a.session
-	f := volume.File{Path: t.Path, Mode: fs.FileMode(t.Mode)}
-	token := s.token.Reveal()
-	if t.Format == config.TokenJSON {
-		// The names are those of Kubernetes-Vault's and vault-sidekick's files.
-		data, err := json.Marshal(struct {
-			ClientToken   string `json:"clientToken"`
-			Accessor      string `json:"accessor"`
-			LeaseDuration int64  `json:"leaseDuration"` // seconds
-			Renewable     bool   `json:"renewable"`
-			VaultAddr     string `json:"vaultAddr"`
-		}{token, s.Accessor, int64(s.Expires.Sub(s.Granted) / time.Second), s.Renewable, a.config.Vault.Address})
-		f.Content, f.Keep = sealed.Of(append(data, '\n')), err != nil
-		return f
-	}
-	f.Content = sealed.Of([]byte(token))
-	return f
 }
 
 // announce tells those who want to know of the published set, unless they know.

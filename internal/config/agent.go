@@ -66,7 +66,7 @@ type Agent struct {
 	// bytes.
 	Notify []Notification `json:"notify,omitempty"`
 	// Serve is an address with a port, such as ":9102", for probes and metrics,
-	// without anything secret in them. Empty serves none.
+	// without anything secret in them. Empty, and Init, serve none.
 	Serve string `json:"serve,omitempty"`
 	// Local is what the agent offers to the apps of its pod.
 	Local *Local `json:"local,omitempty"`

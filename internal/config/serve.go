@@ -49,9 +49,6 @@ func (a *Agent) validateServe() []error {
 		if err := checkListen(a.Serve); err != nil {
 			bad("serve", "%w", err)
 		}
-		if a.Lifecycle == Init {
-			bad("serve", "lifecycle %s ends before the app starts (%s, %s)", Init, Native, Sidecar)
-		}
 	}
 	l := a.Local
 	if l == nil {

@@ -97,8 +97,44 @@ latchkey.dev/token-file: |
   {path: vault-token.json, format: json, mode: "0400"}
 ` + "```" + `
 
+With ` + "`ca: true`" + ` the CA that the agent trusts lies beside it as ` + "`ca.crt`" + `, and follows its rotation.
+
+With ` + "`wrapTTL: 5m`" + ` the file holds a response-wrapping token instead, which whoever comes first unwraps, once (` + "`sys/wrapping/unwrap`" + `):
+in the answer the token is ` + "`token`" + ` and ` + "`clientToken`" + `, beside the other names of the JSON format. Another one is published when two
+thirds of its life are over, and with each new Vault token, so that a container that starts anew finds one too; an app that has its token
+need not look, until its token ends. In the JSON format the file is Vault's ` + "`wrap_info`" + `, as Vault Agent's sinks write it.
+
 Whoever can read that file is the pod, as far as Vault can tell, until the token ends: every container that gets the files, and
 everybody who may execute commands in one. Files do without.
+
+`
+
+const proxySection = `
+## Vault's API for the app
+
+With ` + "`" + Prefix + "proxy`" + ` the app asks Vault through the agent, and needs no token: at ` + "`http://127.0.0.1:8200`" + ` with
+
+` + "```yaml" + `
+latchkey.dev/proxy: "8200"
+` + "```" + `
+
+or, with the name of a socket, at ` + "`unix:///vault/secrets/vault.sock`" + `. A port is reached by every container of the pod, a socket by those that get the
+files; with ` + "`hostNetwork`" + ` there can be only a socket. Either is an address for Vault's own clients (` + "`VAULT_ADDR`" + `). Others send the header
+` + "`X-Vault-Request: true`" + `, without which a request is refused.
+
+- The agent's token is added, and its connection's namespace, where the app sends none of its own.
+- The agent's token is nowhere in an answer, and cannot be revoked or make other tokens. What its role's policies allow, every app of the
+  pod may do.
+- A leased answer is given again to whoever asks the same, while its lease lives; ` + "`lease_duration`" + ` is what is left. The agent renews no leases
+  of apps: they do, or ask again.
+- While there is no token, or Vault cannot be asked, the answer is 503. Redirects are not followed.
+- A request may be 4 MiB long. The agent's token is not revoked when the pod ends, but runs out by itself.
+
+## Metrics
+
+With ` + "`" + Prefix + "metrics-port`" + ` the agent serves [its metrics](metrics.md#the-agent) at ` + "`/metrics`" + `, in plain HTTP and without anything
+secret. Nothing is added to the pod's ports: a PodMonitor names it as ` + "`portNumber`" + `. ` + "`/livez`" + ` and ` + "`/readyz`" + ` are for people and for
+programs of one's own; the agent's probes need no port, and a failed one restarts nothing that a restart would mend.
 
 `
 
@@ -107,8 +143,8 @@ const lifecyclesSection = `
 
 | ` + "`" + Prefix + "lifecycle`" + ` | The agent | The app starts | Files change later | The Vault token ends |
 | --- | --- | --- | --- | --- |
-| ` + "`native`" + ` | a native sidecar | when all files are there | yes | with the pod; by itself where there is a token file |
-| ` + "`sidecar`" + ` | a native sidecar | at once, and waits for the files itself | yes | with the pod; by itself where there is a token file |
+| ` + "`native`" + ` | a native sidecar | when all files are there | yes | with the pod; by itself where there is a token file or a proxy |
+| ` + "`sidecar`" + ` | a native sidecar | at once, and waits for the files itself | yes | with the pod; by itself where there is a token file or a proxy |
 | ` + "`init`" + ` | an init container that ends | when all files are there | no | at once where nothing has a lease and there is no token file, else by itself |
 
 In all of them the agent starts directly behind a service mesh's native sidecar, and before all other init containers but those that
@@ -146,6 +182,7 @@ func AnnotationsMarkdown() string {
 	keyLines(&b, "signal.", signalKeys)
 	b.WriteString(tokenSection)
 	keyTable(&b, tokenKeys)
+	b.WriteString(proxySection)
 	b.WriteString(lifecyclesSection)
 	return b.String()
 }
