@@ -16,13 +16,13 @@ import (
 	"slices"
 	"strings"
 	"time"
-	"unicode"
 
 	admissionv1 "k8s.io/api/admissionregistration/v1"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/kubernetes"
 
 	"github.com/latchkey-dev/latchkey/internal/mutate"
+	"github.com/latchkey-dev/latchkey/internal/vaulterr"
 )
 
 // The names that the chart gives, and that nobody can change.
@@ -218,15 +218,9 @@ func named(name string, results []Result) []Result {
 // longest is how long a line's text can be, in bytes: others wrote parts of it.
 const longest = 1200
 
-// oneLine leaves no line break and no invisible character.
+// oneLine leaves no line break and no invisible character, and cuts what is long.
 func oneLine(s string) string {
-	s = strings.Map(func(r rune) rune {
-		if unicode.IsPrint(r) {
-			return r
-		}
-		return ' '
-	}, s)
-	s = strings.Join(strings.Fields(s), " ")
+	s = vaulterr.OneLine(s)
 	if len(s) > longest {
 		s = strings.ToValidUTF8(s[:longest], "") + "…"
 	}

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"net/http"
 	"slices"
 	"strings"
 	"time"
@@ -19,6 +18,7 @@ import (
 
 	"github.com/latchkey-dev/latchkey/internal/mutate"
 	"github.com/latchkey-dev/latchkey/internal/render/sealed"
+	"github.com/latchkey-dev/latchkey/internal/vaulterr"
 )
 
 // tokenLife is the life of the ServiceAccount token, in seconds: the shortest
@@ -66,14 +66,14 @@ func (e *env) login(ctx context.Context, name string, id mutate.Identity) []Resu
 		return r
 	}
 	auth := spec.Agent.Vault.Auth
-	if auth.Method != "kubernetes" {
-		return notChecked("only logins of method kubernetes are tried, and its method is %s", auth.Method)
+	if !auth.UsesServiceAccount() {
+		return notChecked("method %s shows what lies in the Secrets of namespace %s that the connection names, which is not read here; an agent that cannot log in says why in an Event of its pod", auth.Method, id.Namespace)
 	}
 	jwt, refused := e.token(ctx, id, auth.Audience)
 	if refused != nil {
 		return refused
 	}
-	mount := strings.Trim(strings.TrimPrefix(strings.Trim(auth.Mount, "/"), "auth/"), "/")
+	mount := auth.MountPath()
 	who := fmt.Sprintf("ServiceAccount %s/%s with role %q at auth/%s", id.Namespace, id.ServiceAccount, auth.Role, mount)
 
 	client, err := v.client(or(auth.Namespace, spec.Agent.Vault.Namespace))
@@ -88,7 +88,9 @@ func (e *env) login(ctx context.Context, name string, id mutate.Identity) []Resu
 	defer cancel()
 	answer, err := method.Login(calling, client)
 	if err != nil {
-		return judgeLogin(err, who, auth.Role, id, jwt)
+		return judgeLogin(err, who, jwt, vaulterr.Login{
+			Method: auth.Method, Role: auth.Role, Namespace: id.Namespace, ServiceAccount: id.ServiceAccount, Audience: auth.Audience,
+		})
 	}
 	switch {
 	case answer == nil || answer.Auth == nil:
@@ -127,9 +129,8 @@ func (e *env) token(ctx context.Context, id mutate.Identity, audience string) (j
 	return sealed.Of(got.Status.Token), nil
 }
 
-// judgeLogin says why Vault refused a login and who can remedy it. The texts
-// are those of vault-plugin-auth-kubernetes, path_login.go.
-func judgeLogin(err error, who, role string, id mutate.Identity, jwt sealed.Value[string]) []Result {
+// judgeLogin says why Vault refused a login and who can remedy it.
+func judgeLogin(err error, who string, jwt sealed.Value[string], about vaulterr.Login) []Result {
 	doing := "logging in as " + who
 	var response *api.ResponseError
 	switch {
@@ -146,38 +147,6 @@ func judgeLogin(err error, who, role string, id mutate.Identity, jwt sealed.Valu
 	if secret := jwt.Reveal(); secret != "" {
 		said = strings.ReplaceAll(said, secret, sealed.Placeholder)
 	}
-	return fail(loginRemedy(response.StatusCode, said, role, id), "%s: %s (%d)", doing, said, response.StatusCode)
-}
-
-func loginRemedy(status int, said, role string, id mutate.Identity) string {
-	has := func(text string) bool { return strings.Contains(said, text) }
-	switch {
-	case has("invalid role name"):
-		return fmt.Sprintf("create the role %q at this mount, or name another with --role", role)
-	case has("could not load backend configuration"):
-		return "the mount has no configuration yet: write its config"
-	case has("service account name not authorized"):
-		return fmt.Sprintf("add %q to the role's bound_service_account_names", id.ServiceAccount)
-	case has("namespace not authorized err="):
-		return "the mount's reviewer must be allowed to read namespaces"
-	case has("namespace not authorized"):
-		return fmt.Sprintf("add %q to the role's bound_service_account_namespaces", id.Namespace)
-	case has("(aud)"):
-		return "the role's audience and the connection's audience must be the same"
-	case has("token is expired"), has("(exp)"), has("(nbf)"), has("(iat)"):
-		return "see that the clocks of Vault and the cluster agree"
-	case has("(iss)"):
-		return "correct the mount's issuer, or set its disable_iss_validation"
-	case has("failed to get service account"):
-		return "the mount's reviewer must be allowed to read ServiceAccounts"
-	case has("Vault is sealed"):
-		return "unseal it"
-	case has("no handler for route"), status == http.StatusNotFound:
-		return "enable the kubernetes auth method at this mount, or correct the connection's mount"
-	case status == http.StatusForbidden:
-		return "Vault says no more: is there a kubernetes auth method at this mount, can it reach the API server at its kubernetes_host, does it trust its CA, and is its reviewer bound to system:auth-delegator? Vault's log at level debug tells which"
-	case status == http.StatusTooManyRequests:
-		return "a rate limit quota of Vault"
-	}
-	return "see Vault's log"
+	_, remedy := about.Advise(response.StatusCode, said)
+	return fail(or(remedy, "see Vault's log"), "%s: %s (%d)", doing, said, response.StatusCode)
 }

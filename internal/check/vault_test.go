@@ -196,34 +196,6 @@ func TestJudgeConnection(t *testing.T) {
 	}
 }
 
-// The texts are those of vault-plugin-auth-kubernetes.
-func TestLoginRemedy(t *testing.T) {
-	id := mutate.Identity{Namespace: "shop", ServiceAccount: "web"}
-	for said, c := range map[string]struct {
-		status int
-		want   string
-	}{
-		`invalid role name "web"`:                          {400, `create the role "web" at this mount`},
-		"could not load backend configuration":             {500, "write its config"},
-		"service account name not authorized":              {403, `add "web" to the role's bound_service_account_names`},
-		"namespace not authorized":                         {403, `add "shop" to the role's bound_service_account_namespaces`},
-		"namespace not authorized err=failed to get it":    {403, "reviewer must be allowed to read namespaces"},
-		"invalid audience (aud) claim: audience claim":     {403, "the role's audience and the connection's audience must be the same"},
-		"invalid expiration time (exp) claim: token is":    {403, "clocks"},
-		"invalid issuer (iss) claim":                       {403, "disable_iss_validation"},
-		"failed to get service account (code 403 status":   {500, "read ServiceAccounts"},
-		"Vault is sealed":                                  {503, "unseal it"},
-		`no handler for route "auth/x/login". route entry`: {404, "enable the kubernetes auth method at this mount"},
-		"permission denied":                                {403, "system:auth-delegator"},
-		"rate limit quota exceeded":                        {429, "quota"},
-		"internal error":                                   {500, "Vault's log"},
-	} {
-		if got := loginRemedy(c.status, said, "web", id); !strings.Contains(got, c.want) {
-			t.Errorf("%s: %q, want %q in it", said, got, c.want)
-		}
-	}
-}
-
 const jwt = "eyJhbGciOiJub25lIn0.eyJzdWIiOiJ4In0.c2lnbmF0dXJl"
 
 // asking is a cluster that issues the token.

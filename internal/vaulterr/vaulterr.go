@@ -83,6 +83,7 @@ var (
 	}
 	ofAny = []advice{
 		{"Vault is sealed", false, "unseal it"},
+		{"rate limit quota", false, "a rate limit quota of Vault"},
 		{"no handler for route", true, noMount},
 	}
 )
@@ -98,7 +99,7 @@ const (
 // bare is what a 403 without a telling text may come from. On a login Vault
 // says the same where the path is no auth method's.
 var bare = map[string]advice{
-	"kubernetes": {act: false, remedy: "Vault says this also when it cannot ask the API server; if it lasts, check that the mount exists and is of type kubernetes, its host, CA and reviewer, and the role's bound CIDRs"},
+	"kubernetes": {act: false, remedy: "Vault says this also when it cannot ask the API server; if it lasts, check that the mount exists and is of type kubernetes, its host, its CA, that its reviewer is bound to system:auth-delegator, and the role's bound CIDRs"},
 	"jwt":        {act: true, remedy: "check that the mount exists and is of type jwt, and the role's bound CIDRs"},
 	"approle":    {act: true, remedy: "check that the mount exists and is of type approle; after some wrong logins Vault says this for a while, whatever is shown"},
 	"cert":       {act: true, remedy: "check that the mount exists and is of type cert, and the certificate role's bound CIDRs"},
