@@ -127,7 +127,6 @@ type anApp struct {
 	t       *testing.T
 	connect func() (user, *pgx.Conn)
 	url     string
-	stop    func()
 
 	mu      sync.Mutex
 	session *pgx.Conn
@@ -179,6 +178,11 @@ func TestSessionSurvivesLogin(t *testing.T) {
 	t.Parallel()
 	const grace = 5 * time.Second
 	v, db, a := database(t, time.Hour, time.Hour, map[string]any{"token_ttl": "45s", "token_max_ttl": "45s"})
+	v.Policy("app", vaulttest.Read("database/creds/app", "kv/data/app"))
+	v.KV("app", map[string]any{"password": "first-password"})
+	kv := raw("password", "kv/app", "password")
+	kv.Mode, kv.Refresh = 0o440, long
+	a.Config.Files = append(a.Config.Files, kv)
 	app := startApp(t, func() (user, *pgx.Conn) { return opened(t, v, db, a) })
 	a.Config.Notify = []config.Notification{{HTTP: &config.HTTPRequest{URL: app.url}}}
 	a.Config.RetireGrace = config.Duration(grace)
@@ -208,6 +212,7 @@ func TestSessionSurvivesLogin(t *testing.T) {
 	})
 	wantCount(t, v, 2, loginCall)
 	wantCount(t, v, 2, credsCall)
+	wantCount(t, v, 1, "read kv/data/app") // it does not end with the token
 }
 
 // An app that could not be told may still use what it had: it ends with the old
