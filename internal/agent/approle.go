@@ -35,7 +35,7 @@ func (a *Agent) showAppRole(ctx context.Context, c *credential) error {
 		}
 		data["secret_id"] = secret.Reveal()
 	}
-	c.method = plainLogin{"auth/" + auth.MountPath() + "/login", data}
+	c.login = plainLogin("auth/"+auth.MountPath()+"/login", data)
 	return nil
 }
 

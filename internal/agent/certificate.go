@@ -25,7 +25,7 @@ func (a *Agent) showCertificate(c *credential) error {
 	if v.Auth.Role != "" {
 		data["name"] = v.Auth.Role
 	}
-	c.method = plainLogin{"auth/" + v.Auth.MountPath() + "/login", data}
+	c.login = plainLogin("auth/"+v.Auth.MountPath()+"/login", data)
 	return nil
 }
 

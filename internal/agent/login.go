@@ -41,7 +41,7 @@ func (a *Agent) authenticate(ctx context.Context) (*session, error) {
 		return nil, err
 	}
 	e := &exchange{keepBody: true, hide: c.secrets}
-	answer, err := c.method.Login(watch(ctx, e), client)
+	answer, err := c.login(watch(ctx, e), client)
 	if err != nil {
 		p := classify(c.doing, err, e)
 		p.judgeLogin(c.about)
@@ -103,20 +103,19 @@ func (a *Agent) anonymous() (*api.Client, error) {
 
 // credential is what one login shows to Vault.
 type credential struct {
-	doing   string // begins messages
-	method  api.AuthMethod
+	doing string // begins messages
+	// login is no interface: the linker would keep all methods of what one takes
+	// as an argument, and those of the client are half a megabyte.
+	login   func(context.Context, *api.Client) (*api.Secret, error)
 	secrets []sealed.Value[string] // what no message may quote
 	about   vaulterr.Login
 }
 
 // plainLogin is the login of a method that the library has none for.
-type plainLogin struct {
-	path string
-	data map[string]any
-}
-
-func (w plainLogin) Login(ctx context.Context, c *api.Client) (*api.Secret, error) {
-	return c.Logical().WriteWithContext(ctx, w.path, w.data)
+func plainLogin(path string, data map[string]any) func(context.Context, *api.Client) (*api.Secret, error) {
+	return func(ctx context.Context, c *api.Client) (*api.Secret, error) {
+		return c.Logical().WriteWithContext(ctx, path, data)
+	}
 }
 
 func (a *Agent) credential(ctx context.Context) (*credential, error) {
@@ -149,10 +148,11 @@ func (a *Agent) showServiceAccount(c *credential) error {
 	c.doing += " as " + who.String()
 	c.about.Namespace, c.about.ServiceAccount = who.namespace, who.name
 	c.secrets = []sealed.Value[string]{jwt}
-	c.method, err = kubernetes.NewKubernetesAuth(auth.Role, kubernetes.WithMountPath(auth.MountPath()), kubernetes.WithServiceAccountToken(jwt.Reveal()))
+	method, err := kubernetes.NewKubernetesAuth(auth.Role, kubernetes.WithMountPath(auth.MountPath()), kubernetes.WithServiceAccountToken(jwt.Reveal()))
 	if err != nil {
 		return fmt.Errorf("%s: %w", c.doing, err)
 	}
+	c.login = method.Login
 	return nil
 }
 

@@ -63,7 +63,7 @@ func (a *Agent) leases(token string) bool {
 // token was good.
 func (a *Agent) settle(good bool) {
 	grace := cmp.Or(time.Duration(a.config.RetireGrace), retireGrace)
-	a.retired = slices.DeleteFunc(a.retired, func(r *retiree) bool {
+	a.forgetRetired(func(r *retiree) bool {
 		switch {
 		case r.over():
 			return true
@@ -81,6 +81,18 @@ func (a *Agent) settle(good bool) {
 	})
 }
 
+// forgetRetired is slices.DeleteFunc, for which the linker would keep all methods
+// of the client that a session holds: half a megabyte.
+func (a *Agent) forgetRetired(gone func(*retiree) bool) {
+	var kept []*retiree
+	for _, r := range a.retired {
+		if !gone(r) {
+			kept = append(kept, r)
+		}
+	}
+	a.retired = kept
+}
+
 // nextRetirement is when a token is to be revoked.
 func (a *Agent) nextRetirement() time.Time {
 	at := time.Now().Add(never)
@@ -96,7 +108,7 @@ func (a *Agent) nextRetirement() time.Time {
 // is tried again; what may not be revoked runs out by itself.
 func (a *Agent) retireDue() {
 	now := time.Now()
-	a.retired = slices.DeleteFunc(a.retired, func(r *retiree) bool {
+	a.forgetRetired(func(r *retiree) bool {
 		if r.over() {
 			return true
 		}
