@@ -19,7 +19,8 @@ LDFLAGS := -s -w -X github.com/latchkey-dev/latchkey/internal/version.Version=$(
 PROGRAMS := injector agent
 ARCHES   := amd64 arm64
 FUZZTIME := 10m
-SUITE    := -v -count=1 -timeout 60m
+# The tests of the suite wait more than they work.
+SUITE    := -v -count=1 -timeout 60m -parallel 6
 CLUSTER  := $(CURDIR)/bin/cluster
 # Runs a command where the cluster can be reached; runs one that may be silent for minutes.
 INSIDE   := $(CLUSTER) exec --

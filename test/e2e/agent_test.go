@@ -23,6 +23,7 @@ func TestCallsToVault(t *testing.T) {
 	s.Create(pod{name: "app", script: `cat /vault/secrets/app.env /vault/secrets/app.json /vault/secrets/user /vault/secrets/conf.d/app.conf /vault/secrets/old.json` + stay,
 		annotations: fmt.Sprintf(`latchkey.dev/inject: "true"
 latchkey.dev/role: %[1]s
+latchkey.dev/log-level: debug
 latchkey.dev/files: |
   - {path: app.env, secret: kv/%[1]s/app, format: env}
   - {path: app.json, secret: kv/data/%[1]s/app, format: json}
@@ -76,6 +77,7 @@ func TestChangedSecretReachesTheRunningApp(t *testing.T) {
 	s.Secret("other", map[string]any{"stays": "same-5f0c2a"})
 	s.Create(pod{name: "app", annotations: fmt.Sprintf(`latchkey.dev/inject: "true"
 latchkey.dev/role: %[1]s
+latchkey.dev/log-level: debug
 latchkey.dev/refresh: 5s
 latchkey.dev/files: |
   - {path: app.env, secret: kv/%[1]s/app, format: env}

@@ -358,7 +358,6 @@ func bindCheck(t *testing.T, s *harness.Space, name string) {
 
 // Who may do next to nothing is told what could not be looked at, and why.
 func TestCheckNamesMissingPermissions(t *testing.T) {
-	t.Parallel()
 	s := aSpace(t)
 	token, err := suite.Kube.CoreV1().ServiceAccounts(s.Name).CreateToken(t.Context(), "app", &authv1.TokenRequest{}, metav1.CreateOptions{})
 	if err != nil {
@@ -393,7 +392,6 @@ func TestCheckNamesMissingPermissions(t *testing.T) {
 
 // Called kubectl-latchkey the program is a plugin of kubectl.
 func TestKubectlPlugin(t *testing.T) {
-	t.Parallel()
 	dir := t.TempDir()
 	if err := os.Symlink(injectorProgram(), filepath.Join(dir, "kubectl-latchkey")); err != nil {
 		t.Fatal(err)
@@ -426,7 +424,6 @@ func TestKubectlPlugin(t *testing.T) {
 // What a namespace refuses by its own rules is no fault of the injector, and
 // the strictest of them is no hindrance.
 func TestCheckInStrictNamespaces(t *testing.T) {
-	t.Parallel()
 	for name, c := range map[string]struct {
 		labels, object, status, says string
 	}{

@@ -37,6 +37,7 @@ func TestWrongRoleIsExplained(t *testing.T) {
 	who := []string{`role "` + role + `"`, "auth/kubernetes", s.Name + "/app", `aud "vault"`}
 	s.Create(pod{name: "app", script: gated, annotations: `latchkey.dev/inject: "true"
 latchkey.dev/role: ` + role + `
+latchkey.dev/log-level: debug
 latchkey.dev/start-timeout: 15s
 latchkey.dev/files: '[{path: app.env, secret: kv/app, format: env}]'
 `}.String())
@@ -70,6 +71,7 @@ func TestLogsAndDeletionWhileWaiting(t *testing.T) {
 	s.ServiceAccount("app")
 	s.Create(pod{name: "app", script: gated, annotations: `latchkey.dev/inject: "true"
 latchkey.dev/role: no-such-role
+latchkey.dev/log-level: debug
 latchkey.dev/files: '[{path: app.env, secret: kv/app, format: env}]'
 `}.String())
 	// The kubelet refuses logs and puts deletion off for as long as a hook runs.

@@ -48,7 +48,6 @@ func TestInjectorDown(t *testing.T) {
 // Bad input to the running webhook is answered, and the next good review is
 // patched as if nothing had happened.
 func TestBadInputIsAnswered(t *testing.T) {
-	t.Parallel()
 	for _, c := range []struct {
 		name, body string
 		code       int32

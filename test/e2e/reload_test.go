@@ -23,7 +23,6 @@ import (
 // and by readiness, and changes nothing for pods; what is good is used without
 // a restart.
 func TestConfigurationIsReloaded(t *testing.T) {
-	t.Parallel()
 	s := aSpace(t)
 	pods := installedReplicas(t)
 	t.Cleanup(func() { upgrade(t, nil) })

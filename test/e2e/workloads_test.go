@@ -106,6 +106,7 @@ func TestDollarsInATemplateArriveUntouched(t *testing.T) {
 	const dollars = `$$ $(HOME) $(LATCHKEY_CONFIG) $HOME \u0024 $`
 	s.Create(pod{name: "app", script: "cat /vault/secrets/dollars; echo; echo end" + stay, annotations: `latchkey.dev/inject: "true"
 latchkey.dev/role: ` + s.Name + `
+latchkey.dev/log-level: debug
 latchkey.dev/files: |
   - path: dollars
     template: '` + dollars + `'

@@ -96,7 +96,7 @@ func (s *Secrets) In(text string) []string {
 }
 
 // forms are a value as it is, as JSON, Go, a shell and a URL would write it, and
-// as the middle of anything in base64, where it may begin at each of three places.
+// each of them as the middle of anything in base64.
 func forms(value string) []string {
 	all := []string{value, url.QueryEscape(value), url.PathEscape(value), strings.ReplaceAll(value, "'", `'\''`)}
 	quoted := strconv.Quote(value)
@@ -104,14 +104,22 @@ func forms(value string) []string {
 	if asJSON, err := json.Marshal(value); err == nil {
 		all = append(all, string(asJSON[1:len(asJSON)-1]))
 	}
-	for _, encoding := range []*base64.Encoding{base64.RawStdEncoding, base64.RawURLEncoding} {
-		for before := range 3 {
-			// A letter of base64 is six bits: the first and the last ones also
-			// hold bits of what stands beside the value.
-			encoded := encoding.EncodeToString([]byte(strings.Repeat("x", before) + value))
-			all = append(all, encoded[(before*8+5)/6:(before+len(value))*8/6])
-		}
+	for _, written := range all[:len(all):len(all)] {
+		all = append(all, encoded(written)...)
 	}
 	slices.Sort(all)
 	return slices.Compact(all)
+}
+
+// encoded is a text in base64, where it may begin at each of three places. A
+// letter of base64 is six bits: the first and the last ones also hold bits of
+// what stands beside the text.
+func encoded(text string) (all []string) {
+	for _, encoding := range []*base64.Encoding{base64.RawStdEncoding, base64.RawURLEncoding} {
+		for before := range 3 {
+			letters := encoding.EncodeToString([]byte(strings.Repeat("x", before) + text))
+			all = append(all, letters[(before*8+5)/6:(before+len(text))*8/6])
+		}
+	}
+	return all
 }

@@ -26,6 +26,7 @@ func TestSecretIsFoundHoweverItIsWritten(t *testing.T) {
 		"base64 at 1":   base64.StdEncoding.EncodeToString([]byte("1" + value + "more")),
 		"base64 at 2":   base64.StdEncoding.EncodeToString([]byte("12" + value + "more")),
 		"base64 at 3":   base64.RawURLEncoding.EncodeToString([]byte("123" + value + "mo")),
+		"a file":        base64.StdEncoding.EncodeToString([]byte(`PASSWORD='` + strings.ReplaceAll(value, "'", `'\''`) + `'`)),
 		"second line":   "nothing\n" + value,
 		"with a prefix": strings.Repeat("a", 1<<16) + value,
 	} {
