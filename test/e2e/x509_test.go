@@ -32,9 +32,11 @@ func TestCertificatesRotateUnderLoad(t *testing.T) {
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), harness.Patience)
 		defer cancel()
-		if err := suite.Install(ctx); err != nil {
-			t.Error(err)
-		}
+		suite.Switch(func() {
+			if err := suite.Install(ctx); err != nil {
+				t.Error(err)
+			}
+		})
 	})
 	t.Run("self-signed", selfSigned)
 	t.Run("vault", vaultIssuer)
@@ -45,7 +47,7 @@ func TestCertificatesRotateUnderLoad(t *testing.T) {
 // With cert-manager and deploy/certs/self-signed.
 func selfSigned(t *testing.T) {
 	apply(t, "self-signed", nil)
-	install(t, "--values", certsFile("self-signed", "values.yaml"), "--set", "certs.secretName=from-cert-manager")
+	switchTo(t, "--values", certsFile("self-signed", "values.yaml"), "--set", "certs.secretName=from-cert-manager")
 
 	lossless(t, slowRate, func(s *harness.Space) {
 		watch := watchTrust(t)
@@ -73,7 +75,7 @@ func vaultIssuer(t *testing.T) {
 	if suite.Kubectl(t.Context(), harness.InstallNamespace, append(mayLogIn, "serviceaccounts/latchkey-injector")...) == nil {
 		t.Error("cert-manager may have tokens of the injector's ServiceAccount, want those of its own alone")
 	}
-	install(t, "--values", certsFile("vault", "values.yaml"), "--set", "certs.secretName=from-vault")
+	switchTo(t, "--values", certsFile("vault", "values.yaml"), "--set", "certs.secretName=from-vault")
 
 	lossless(t, slowRate, func(s *harness.Space) {
 		watch := watchTrust(t)
@@ -101,7 +103,7 @@ func bringYourOwn(t *testing.T) {
 		}
 		return []string{"--values", certsFile("bring-your-own", "values.yaml"), "--set-file", "certs.caBundle=" + file, "--set", "certs.secretName=my-own"}
 	}
-	install(t, values(oldCA.pem)...)
+	switchTo(t, values(oldCA.pem)...)
 
 	lossless(t, slowRate, func(s *harness.Space) {
 		watch := watchTrust(t)
@@ -117,7 +119,7 @@ func bringYourOwn(t *testing.T) {
 // Without cert-manager: the injector keeps its CA, with any number of replicas.
 func selfManaged(t *testing.T) {
 	const leafDuration = time.Minute // the least that there is
-	install(t, "--set", "certs.mode=self-managed", "--set", "certs.leafDuration="+leafDuration.String())
+	switchTo(t, "--set", "certs.mode=self-managed", "--set", "certs.leafDuration="+leafDuration.String())
 
 	lossless(t, slowRate, func(s *harness.Space) {
 		watch := watchTrust(t)
@@ -128,4 +130,11 @@ func selfManaged(t *testing.T) {
 		watch.waitRotated(leaf, true)
 		watch.end()
 	})
+}
+
+// switchTo installs the injector with another keeper of its certificate. That
+// its CA is another at once is not what is to cost no pod.
+func switchTo(t *testing.T, args ...string) {
+	t.Helper()
+	suite.Switch(func() { install(t, args...) })
 }

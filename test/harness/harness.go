@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -33,6 +34,8 @@ type Cluster struct {
 	Secrets *leaks.Secrets
 
 	mapper meta.RESTMapper
+	// steady is held by who creates, and by Switch alone.
+	steady sync.RWMutex
 }
 
 // Open connects to the box, or to the cluster that LATCHKEY_TEST_KUBECONFIG

@@ -158,7 +158,7 @@ spec:
 	tick := time.NewTicker(200 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		_, err := c.Create(ctx, "default", probe, true)
+		_, err := c.create(ctx, "default", probe, true)
 		if err == nil {
 			return nil
 		}
@@ -168,6 +168,14 @@ spec:
 			return fmt.Errorf("waiting for the API server to reach the injector: %w", err)
 		}
 	}
+}
+
+// Switch runs f while nothing is created. An upgrade that gives the injector a
+// certificate of another CA, at once, has pods refused until it is through.
+func (c *Cluster) Switch(f func()) {
+	c.steady.Lock()
+	defer c.steady.Unlock()
+	f()
 }
 
 // FaultyConnections are connections that lead to Vault through a proxy, by the

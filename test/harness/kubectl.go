@@ -13,6 +13,8 @@ import (
 // which stderr says why.
 func (s *Space) KubectlOutput(stdin string, args ...string) (stdout, stderr string, err error) {
 	s.Helper()
+	s.steady.RLock()
+	defer s.steady.RUnlock()
 	home, err := os.MkdirTemp("", "latchkey-kubectl-")
 	if err != nil {
 		s.Fatal(err)

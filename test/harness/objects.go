@@ -36,6 +36,12 @@ func (c *Cluster) Resource(u *unstructured.Unstructured, namespace string) (dyna
 // Create creates one object from YAML and returns what the API server made of
 // it, or its refusal. With dryRun nothing is stored.
 func (c *Cluster) Create(ctx context.Context, namespace, text string, dryRun bool) (*unstructured.Unstructured, error) {
+	c.steady.RLock()
+	defer c.steady.RUnlock()
+	return c.create(ctx, namespace, text, dryRun)
+}
+
+func (c *Cluster) create(ctx context.Context, namespace, text string, dryRun bool) (*unstructured.Unstructured, error) {
 	u, err := Parse(text)
 	if err != nil {
 		return nil, err
