@@ -51,6 +51,7 @@ integration: ## Run the agent against a real Vault and a real PostgreSQL
 
 e2e: root load ## Run the end-to-end suite on a real Kubernetes with a real Vault (root)
 	@$(CLUSTER) add cert-manager
+	@test -n "$$LATCHKEY_TEST_KUBECONFIG" || $(CLUSTER) postgres up
 	cd test && $(STILL) go test $(SUITE) -exec '$(INSIDE)' ./e2e $(ARGS)
 
 demo: root build load ## Show an annotated pod that reads a secret from Vault (root)
