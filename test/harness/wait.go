@@ -19,7 +19,7 @@ import (
 
 // Patience is how long a wait may last that is expected to end well. It is
 // long since the machine may be busy; nothing is measured by it.
-const Patience = 2 * time.Minute
+const Patience = 3 * time.Minute
 
 // until watches objects until done says so. A deleted object is passed to done
 // with gone set.
