@@ -30,8 +30,8 @@ var addresses = map[string]func(argument string) (string, error){
 	"GetPrivateIPs":   func(string) (string, error) { return every(hosts(isPrivate)) },
 	"GetPublicIP":     func(string) (string, error) { return one(routed(isPublic)) },
 	"GetPublicIPs":    func(string) (string, error) { return every(hosts(isPublic)) },
-	"GetInterfaceIP":  func(name string) (string, error) { return one(of(name)) },
-	"GetInterfaceIPs": func(name string) (string, error) { return every(of(name)) },
+	"GetInterfaceIP":  func(name string) (string, error) { return one(of(name, netip.Addr.IsGlobalUnicast)) },
+	"GetInterfaceIPs": func(name string) (string, error) { return every(of(name, netip.Addr.IsValid)) },
 }
 
 // hostPrefix is one address of an interface, with the bits of its network.
@@ -69,9 +69,10 @@ func hosts(wanted func(netip.Addr) bool) ([]hostPrefix, error) {
 	return found, nil
 }
 
-// of are the addresses of one interface, those of the largest network first.
-func of(device string) ([]hostPrefix, error) {
-	found, err := hosts(func(netip.Addr) bool { return true })
+// of are the wanted addresses of one interface, those of the largest network
+// first.
+func of(device string, wanted func(netip.Addr) bool) ([]hostPrefix, error) {
+	found, err := hosts(wanted)
 	found = slices.DeleteFunc(found, func(h hostPrefix) bool { return h.device != device })
 	slices.SortStableFunc(found, func(a, b hostPrefix) int {
 		if size := (a.Addr().BitLen() - a.Bits()) - (b.Addr().BitLen() - b.Bits()); size != 0 {
