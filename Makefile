@@ -45,9 +45,9 @@ test: root unit lint integration e2e ## Run everything: unit tests, lint, the ag
 	cd test/cluster/parts/vault && $(STILL) go test ./storage
 
 # The tests wait more than they work, so many run at once.
-integration: ## Run the agent against a real Vault and a real PostgreSQL
+integration: ## Run the agent against a real Vault and a real PostgreSQL, and its templates beside consul-template's
 	@cd test && $(STILL) go run ./integration/prepare
-	cd test && $(STILL) go test -count=1 -timeout 30m -parallel 16 ./integration/... $(ARGS)
+	cd test && $(STILL) go test -count=1 -timeout 30m -parallel 16 ./integration/... ./corpus $(ARGS)
 
 e2e: root load ## Run the end-to-end suite on a real Kubernetes with a real Vault (root)
 	@$(CLUSTER) add cert-manager
@@ -78,6 +78,7 @@ soak: ## Let agents idle for ten minutes, and watch what they need
 fuzz: ## Fuzz what reads annotations, configurations and requests, FUZZTIME each (10m)
 	@for target in FuzzParse FuzzHandler FuzzParseConfig; do \
 	  go test ./internal/mutate -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) || exit 1; done
+	go test ./internal/render -run '^$$' -fuzz '^FuzzTemplate$$' -fuzztime $(FUZZTIME)
 	go test ./internal/agent -run '^$$' -fuzz '^FuzzProxyPath$$' -fuzztime $(FUZZTIME)
 
 lint: ## Check the format, and run staticcheck on every module
