@@ -18,6 +18,7 @@ type changes struct {
 // rotation is the password of a static role, which Vault rotates.
 type rotation struct {
 	last    string    // last_vault_rotation
+	ttl     any       // at the first read since
 	due     time.Time // when the next one is
 	backoff backoff
 }
@@ -26,7 +27,8 @@ type rotation struct {
 const soon = 5 * time.Second
 
 // next is when to read a secret because of what it says; zero is that it says
-// nothing. Date is the server's, or zero.
+// nothing. Date is the server's, or zero. Where only the time until a rotation
+// has gone by, the secret is made the same as before.
 func (c *changes) next(w want, s *api.Secret, date time.Time) time.Time {
 	now := time.Now()
 	if date.IsZero() {
@@ -48,7 +50,9 @@ func (c *changes) next(w want, s *api.Secret, date time.Time) time.Time {
 	ttl := secondsOf(s.Data["ttl"])
 	last, _ := s.Data["last_vault_rotation"].(string)
 	if last != "" {
-		return c.rotated(w.key, last, ttl)
+		at, first := c.rotated(w.key, last, ttl, s.Data["ttl"])
+		s.Data["ttl"] = first
+		return at
 	}
 	if ttl == 0 {
 		return time.Time{}
@@ -59,18 +63,23 @@ func (c *changes) next(w want, s *api.Secret, date time.Time) time.Time {
 
 // rotated is when to read the password of a static role again: shortly after it
 // is to be rotated, and then every few seconds until it has been, since Vault
-// begins a new ttl before the password is another.
-func (c *changes) rotated(key, last string, ttl time.Duration) time.Time {
+// begins a new ttl before the password is another. First is the ttl that was read
+// first since the last rotation: one that counts down would make files another,
+// and apps be told, at each read.
+func (c *changes) rotated(key, last string, ttl time.Duration, said any) (at time.Time, first any) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	now := time.Now()
 	was := c.rotations[key]
-	if was != nil && was.last == last && !now.Before(was.due) {
-		return now.Add(time.Second + was.backoff.next(true, 0))
+	if was != nil && was.last == last {
+		said = was.ttl
+		if !now.Before(was.due) {
+			return now.Add(time.Second + was.backoff.next(true, 0)), said
+		}
 	}
 	if c.rotations == nil {
 		c.rotations = make(map[string]*rotation)
 	}
-	c.rotations[key] = &rotation{last: last, due: now.Add(ttl)}
-	return now.Add(ttl + time.Second + jitter(min(soon, ttl/10)))
+	c.rotations[key] = &rotation{last: last, ttl: said, due: now.Add(ttl)}
+	return now.Add(ttl + time.Second + jitter(min(soon, ttl/10))), said
 }

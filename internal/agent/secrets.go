@@ -233,10 +233,11 @@ func (r *round) take(w want, before bool) result {
 		if before {
 			r.agent.forget(w.key)
 		}
+		again := r.agent.changes.next(w, s, e.date)
 		secret := render.NewSecret(render.View{
 			RequestID: s.RequestID, LeaseDuration: s.LeaseDuration, Renewable: s.Renewable, Data: s.Data, Warnings: s.Warnings,
 		}, w.at.kv2)
-		return result{secret: secret, polled: true, again: r.agent.changes.next(w, s, e.date)}
+		return result{secret: secret, polled: true, again: again}
 	case s.LeaseID != "" && r.session.Uses > 0:
 		return result{err: r.refuse(w, s.LeaseID)}
 	}
