@@ -69,11 +69,11 @@ var metricTable = []metric{
 		}
 		return time.Since(v.staleSince).Seconds(), true
 	}},
-	{MetricDoc{"latchkey_agent_token_ttl_seconds", "gauge", nil, "What is left of the Vault token's life unless it is renewed, in seconds; +Inf for one without an end; absent without one."}, func(v *view) (float64, bool) {
+	{MetricDoc{"latchkey_agent_token_ttl_seconds", "gauge", nil, "What is left of the Vault token's life unless it is renewed, in seconds; +Inf for one without an end, 0 for one that has ended; absent before the first login."}, func(v *view) (float64, bool) {
 		if v.tokenTTL == 0 {
-			return math.Inf(1), v.hasToken()
+			return math.Inf(1), v.loggedIn
 		}
-		return max(time.Until(v.tokenExpires).Seconds(), 0), v.hasToken()
+		return max(time.Until(v.tokenExpires).Seconds(), 0), v.loggedIn
 	}},
 	{MetricDoc{metricRequests, "counter", []string{"kind", "code"}, "Requests to Vault by what they are for (login, renew, lookup, revoke, lease, mount, read, write) and how they were answered (2xx, 3xx, 4xx, 5xx, or error for not at all)."}, nil},
 }

@@ -40,6 +40,7 @@ func newOps() *ops {
 
 // view is what the agent is like at one time. It is never changed.
 type view struct {
+	loggedIn     bool
 	token        sealed.Value[string] // empty where there is none, or a dead one
 	tokenTTL     time.Duration        // zero is a token that never ends
 	tokenExpires time.Time
@@ -55,8 +56,13 @@ func (v *view) hasToken() bool { return v.token.Reveal() != "" }
 func (a *Agent) share() {
 	a.ops.asked.Store(0)
 	v := &view{transport: a.transport}
-	if s := a.session; s != nil && !s.dead {
-		v.token, v.tokenTTL, v.tokenExpires = s.token, s.TTL, s.Expires
+	if s := a.session; s != nil {
+		v.loggedIn, v.tokenTTL, v.tokenExpires = true, s.TTL, s.Expires
+		if s.dead {
+			v.tokenTTL, v.tokenExpires = time.Nanosecond, time.Time{}
+		} else {
+			v.token = s.token
+		}
 	}
 	for _, e := range a.entries {
 		if e.succeeded.After(v.lastSuccess) {

@@ -158,6 +158,19 @@ func TestMetrics(t *testing.T) {
 		if left <= 0 || left > 1300 || stale < 3000 || stale > 3700 || got["latchkey_agent_missing"] != "1" {
 			t.Errorf("in an outage: token %v, stale %v: %v", left, stale, got)
 		}
+
+		// The token is revoked, and there is no other.
+		p.vault.set(func() {
+			p.vault.cut, p.vault.role.gone = false, true
+			for _, token := range p.vault.tokens {
+				token.revoked = true
+			}
+		})
+		after(10 * time.Minute)
+		got = metricsOf(c.agent)
+		if got["latchkey_agent_token_ttl_seconds"] != "0" || got[`latchkey_agent_errors_total{kind="login"}`] == "" || got[`latchkey_agent_errors_total{kind="invalid_token"}`] == "" {
+			t.Errorf("without a token: %v", got)
+		}
 		c.terminate()
 	})
 }

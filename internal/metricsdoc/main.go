@@ -11,10 +11,11 @@ import (
 
 	"sigs.k8s.io/yaml"
 
+	"github.com/latchkey-dev/latchkey/internal/agent"
 	"github.com/latchkey-dev/latchkey/internal/mutate/server"
 )
 
-const alertsFile = "deploy/webhook/alerts/injector.yaml"
+const alertsDir = "deploy/webhook/alerts/"
 
 func main() {
 	if err := run(os.Stdout); err != nil {
@@ -46,9 +47,31 @@ The chart brings a ServiceMonitor (` + "`serviceMonitor.enabled`" + `). Whoever 
 another way calls the job ` + "`latchkey-injector`" + ` and keeps the label ` + "`namespace`" + ` of
 the metrics (` + "`honor_labels: true`" + `): it is the pod's, not the injector's.
 
+`
+
+const agentHead = `## The agent
+
+On the port that the pod's author asks for (` + "`latchkey.dev/metrics-port`" + `), at ` + "`/metrics`" + `.
+Times are in seconds.
+
+`
+
+const alertsHead = `
+The chart brings nothing that scrapes agents: they are in the namespaces of their
+pods. This PodMonitor finds those of one namespace, whatever port they have:
+
+` + "```yaml" + `
+apiVersion: monitoring.coreos.com/v1
+kind: PodMonitor
+metadata: {name: latchkey-agent}
+spec:
+  selector: {}
+  podMetricsEndpoints: [{port: latchkey-agent}]
+` + "```" + `
+
 ## Alerts
 
-In [` + alertsFile + `](../` + alertsFile + `), and in
+In [` + alertsDir + `](../` + alertsDir + `), and in
 the chart as a PrometheusRule (` + "`prometheusRule.enabled`" + `).
 
 `
@@ -68,17 +91,21 @@ has scraped both replicas:
 func run(w io.Writer) error {
 	var b strings.Builder
 	b.WriteString(head)
-	b.WriteString("| metric | type | labels | meaning |\n|---|---|---|---|\n")
+	tableHead(&b)
 	for _, m := range server.MetricDocs() {
-		labels := ""
-		if len(m.Labels) > 0 {
-			labels = "`" + strings.Join(m.Labels, "`, `") + "`"
-		}
-		fmt.Fprintf(&b, "| `%s` | %s | %s | %s |\n", m.Name, m.Type, labels, cell(m.Help))
+		tableLine(&b, m.Name, m.Type, m.Help, m.Labels)
 	}
 	b.WriteString(afterMetrics)
-	if err := alerts(&b); err != nil {
-		return err
+	b.WriteString(agentHead)
+	tableHead(&b)
+	for _, m := range agent.MetricDocs() {
+		tableLine(&b, m.Name, m.Type, m.Help, m.Labels)
+	}
+	b.WriteString(alertsHead)
+	for _, of := range []string{"injector", "agent"} {
+		if err := alerts(&b, alertsDir+of+".yaml"); err != nil {
+			return err
+		}
 	}
 	b.WriteString(tail)
 	if _, err := io.WriteString(w, b.String()); err != nil {
@@ -87,12 +114,24 @@ func run(w io.Writer) error {
 	return nil
 }
 
-func alerts(w io.Writer) error {
-	data, err := os.ReadFile(alertsFile)
+func tableHead(w io.Writer) {
+	fmt.Fprint(w, "| metric | type | labels | meaning |\n|---|---|---|---|\n")
+}
+
+func tableLine(w io.Writer, name, kind, help string, labels []string) {
+	names := ""
+	if len(labels) > 0 {
+		names = "`" + strings.Join(labels, "`, `") + "`"
+	}
+	fmt.Fprintf(w, "| `%s` | %s | %s | %s |\n", name, kind, names, cell(help))
+}
+
+func alerts(w io.Writer, file string) error {
+	data, err := os.ReadFile(file)
 	if err != nil {
 		return fmt.Errorf("reading the alerts: %w", err)
 	}
-	var file struct {
+	var rules struct {
 		Groups []struct {
 			Rules []struct {
 				Alert       string            `json:"alert"`
@@ -102,10 +141,10 @@ func alerts(w io.Writer) error {
 			} `json:"rules"`
 		} `json:"groups"`
 	}
-	if err := yaml.Unmarshal(data, &file); err != nil {
-		return fmt.Errorf("reading %s: %w", alertsFile, err)
+	if err := yaml.Unmarshal(data, &rules); err != nil {
+		return fmt.Errorf("reading %s: %w", file, err)
 	}
-	for _, g := range file.Groups {
+	for _, g := range rules.Groups {
 		for _, r := range g.Rules {
 			fmt.Fprintf(w, "### %s\n\n%s, after %s. %s\n\nWhat to do: %s\n\n", r.Alert, r.Labels["severity"], r.For,
 				value.ReplaceAllString(r.Annotations["summary"], "N"), r.Annotations["runbook"])

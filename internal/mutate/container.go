@@ -51,6 +51,10 @@ func agentContainer(agent *config.Agent, user runAs, resources corev1.ResourceRe
 		c.Args = []string{"--once"}
 		return c, nil
 	}
+	if port := portOf(agent.Serve); port != 0 {
+		// What discovers pods for Prometheus finds only ports that are stated.
+		c.Ports = []corev1.ContainerPort{{Name: AgentName, ContainerPort: port, Protocol: corev1.ProtocolTCP}}
+	}
 	always := corev1.ContainerRestartPolicyAlways
 	c.RestartPolicy = &always
 	// Bounded: while a hook runs the kubelet refuses logs and delays the

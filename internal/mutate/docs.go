@@ -133,7 +133,7 @@ files; with ` + "`hostNetwork`" + ` there can be only a socket. Either is an add
 ## Metrics
 
 With ` + "`" + Prefix + "metrics-port`" + ` the agent serves [its metrics](metrics.md#the-agent) at ` + "`/metrics`" + `, in plain HTTP and without anything
-secret. Nothing is added to the pod's ports: a PodMonitor names it as ` + "`portNumber`" + `. ` + "`/livez`" + ` and ` + "`/readyz`" + ` are for people and for
+secret. The port is stated in the pod as ` + "`latchkey-agent`" + `, by which a PodMonitor finds it. ` + "`/livez`" + ` and ` + "`/readyz`" + ` are for people and for
 programs of one's own; the agent's probes need no port, and a failed one restarts nothing that a restart would mend.
 
 `

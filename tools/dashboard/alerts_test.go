@@ -15,21 +15,28 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-const (
-	alertsFile    = "../../deploy/webhook/alerts/injector.yaml"
-	dashboardFile = "../../deploy/webhook/dashboards/injector.json"
-)
+const dashboardFile = "../../deploy/webhook/dashboards/injector.json"
+
+// alerts are the groups of all files of alerts.
+func alerts(t *testing.T) (groups []rulefmt.RuleGroup) {
+	t.Helper()
+	files, err := filepath.Glob("../../deploy/webhook/alerts/*.yaml")
+	if err != nil || len(files) < 2 {
+		t.Fatalf("%d files of alerts: %v", len(files), err)
+	}
+	for _, file := range files {
+		in, errs := rulefmt.ParseFile(file, false, model.UTF8Validation, parser.NewParser(parser.Options{}), nil)
+		if len(errs) > 0 {
+			t.Fatalf("%s: %v", file, errs)
+		}
+		groups = append(groups, in.Groups...)
+	}
+	return groups
+}
 
 func TestAlertsAreValid(t *testing.T) {
-	groups, errs := rulefmt.ParseFile(alertsFile, false, model.UTF8Validation, parser.NewParser(parser.Options{}), nil)
-	for _, err := range errs {
-		t.Error(err)
-	}
-	if t.Failed() {
-		return
-	}
 	var names []string
-	for _, g := range groups.Groups {
+	for _, g := range alerts(t) {
 		for _, r := range g.Rules {
 			names = append(names, r.Alert)
 			if s := r.Labels["severity"]; s != "critical" && s != "warning" {
@@ -48,7 +55,8 @@ func TestAlertsAreValid(t *testing.T) {
 		}
 	}
 	for _, want := range []string{"LatchkeyInjectorDown", "LatchkeyInjectorNotRedundant", "LatchkeyInjectorFailing", "LatchkeyInjectorSlow",
-		"LatchkeyInjectorCertificateExpiring", "LatchkeyInjectorCABundleMismatch", "LatchkeyInjectorConfigRejected"} {
+		"LatchkeyInjectorCertificateExpiring", "LatchkeyInjectorCABundleMismatch", "LatchkeyInjectorConfigRejected",
+		"LatchkeyAgentStale", "LatchkeyAgentSecretMissing", "LatchkeyAgentWithoutToken", "LatchkeyAgentCannotLogIn", "LatchkeyAgentNotifyFailing"} {
 		if !slices.Contains(names, want) {
 			t.Errorf("there is no alert %s", want)
 		}
@@ -60,7 +68,7 @@ func TestAlertsAreValid(t *testing.T) {
 // that it asks for.
 func TestQueriesAskForWhatIsDocumented(t *testing.T) {
 	documented := documentedMetrics(t)
-	target := []string{model.MetricNameLabel, "job", "pod", "le"} // of the scrape, and of every histogram
+	target := []string{model.MetricNameLabel, "job", "namespace", "pod", "le"} // of the scrape, and of every histogram
 	for where, query := range queries(t) {
 		expr, err := parser.NewParser(parser.Options{}).ParseExpr(query)
 		if err != nil {
@@ -141,11 +149,7 @@ func TestMonitoringObjectsAreOfTheirTypes(t *testing.T) {
 func queries(t *testing.T) map[string]string {
 	t.Helper()
 	all := map[string]string{}
-	groups, errs := rulefmt.ParseFile(alertsFile, false, model.UTF8Validation, parser.NewParser(parser.Options{}), nil)
-	if len(errs) > 0 {
-		t.Fatal(errs)
-	}
-	for _, g := range groups.Groups {
+	for _, g := range alerts(t) {
 		for _, r := range g.Rules {
 			all["alert "+r.Alert] = r.Expr
 		}
