@@ -357,14 +357,17 @@ func lives(v *vaulttest.Vault, db *vaulttest.Postgres, a *vaulttest.Agent) error
 	return session.Close(context.Background())
 }
 
-// A lease that an operator has revoked is found out at its renewal.
+// A lease that an operator has revoked is found out at its renewal, which is the
+// first that an agent does with it that is started again.
 func TestRevokedLease(t *testing.T) {
 	t.Parallel()
-	v, db, a := database(t, 12*time.Second, time.Hour, nil)
+	v, db, a := database(t, time.Hour, time.Hour, nil)
 	a.Start()
 	a.WaitReady()
 	first, _ := opened(t, v, db, a)
+	a.Kill()
 	v.Write("sys/leases/revoke-prefix/database/creds/app", nil)
+	a.Start()
 	vaulttest.Wait(t, "another user", func() error {
 		if now, err := readUser(v, a); err != nil || now == first {
 			return fmt.Errorf("the file has the user that was revoked (%v)", err)
