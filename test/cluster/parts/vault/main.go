@@ -179,6 +179,7 @@ func serve(server *http.Server, listener net.Listener, o options) error {
 	server.TLSConfig = &tls.Config{
 		MinVersion:     tls.VersionTLS12,
 		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return load() },
+		ClientAuth:     tls.RequestClientCert, // as Vault's own listener does, for the auth method cert
 	}
 	return server.ServeTLS(listener, "", "")
 }
