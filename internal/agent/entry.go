@@ -23,6 +23,9 @@ type entry struct {
 	reads, takers []string
 	// inputs is what the published files were made of; see render.Result.
 	inputs string
+	// rested is until when Vault wants it left alone, whatever shares a secret
+	// with it.
+	rested time.Time
 	// heard means that it has Vault asked now and then.
 	heard  bool
 	absent bool
@@ -79,7 +82,7 @@ func (a *Agent) due() []*entry {
 		more = false
 		for _, e := range a.entries {
 			shares := slices.ContainsFunc(e.reads, func(key string) bool { return reads[key] })
-			if slices.Contains(due, e) || e.due.After(now) && !shares {
+			if slices.Contains(due, e) || e.due.After(now) && !shares || e.rested.After(now) {
 				continue
 			}
 			due, more = append(due, e), true
@@ -114,8 +117,12 @@ func (a *Agent) schedule(out []rendered, o outcome) {
 		case e.failed:
 			// Leases have an end, so what could not be done for one is not left for
 			// long.
-			if p := problemOf(r.problem()); !p.Act || r.err == nil && len(r.takers) > 0 {
-				after = min(e.backoff.next(a.started, p.RetryAfter), after)
+			switch p := problemOf(r.problem()); {
+			case p.RetryAfter > 0:
+				after = e.backoff.next(a.started, p.RetryAfter)
+				e.rested = time.Now().Add(after)
+			case !p.Act, r.err == nil && len(r.takers) > 0:
+				after = min(e.backoff.next(a.started, 0), after)
 			}
 		default:
 			e.backoff.reset()

@@ -309,6 +309,9 @@ func (r *round) isDown() *Problem {
 // well reads the same whichever call met it, so that it is told of once.
 func (r *round) failed(doing string, err error, e *exchange) *Problem {
 	p := classify(doing, err, e)
+	if p.status == http.StatusTooManyRequests {
+		p.Everywhere = false // a quota may be of one path or mount
+	}
 	if p.Everywhere || p.InvalidToken {
 		p.Text = "asking " + r.agent.config.Vault.Address + strings.TrimPrefix(p.Text, doing)
 		r.mu.Lock()
