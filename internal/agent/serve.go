@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io/fs"
@@ -92,19 +93,19 @@ func (a *Agent) share() {
 func (a *Agent) serve(ctx context.Context) (running context.Context, stop func()) {
 	running, a.ops.quit = context.WithCancel(ctx)
 	var servers sync.WaitGroup
-	start := func(what string, listen func() (net.Listener, error), h http.Handler) {
+	start := func(what, at string, listen func() (net.Listener, error), h http.Handler) {
 		s := newServer(h, a.log)
-		servers.Go(func() { s.run(running, a.log, what, listen) })
+		servers.Go(func() { s.run(running, a.log.With("at", at), what, listen) })
 	}
 	if at := a.config.Serve; at != "" && !a.once() {
-		start("probes and metrics", func() (net.Listener, error) { return a.ops.listen(at) }, a.opsHandler())
+		start("probes and metrics", at, func() (net.Listener, error) { return a.ops.listen(at) }, a.opsHandler())
 	}
 	if l := a.config.Local; l != nil && !a.once() {
 		listen := func() (net.Listener, error) { return a.ops.listen(l.Listen) }
 		if l.Socket != "" {
 			listen = func() (net.Listener, error) { return a.volume.Listen(l.Socket, fs.FileMode(l.Mode)) }
 		}
-		start("the app's requests", listen, a.localHandler())
+		start("the app's requests", cmp.Or(l.Listen, l.Socket), listen, a.localHandler())
 	}
 	return running, func() { a.ops.quit(); servers.Wait() }
 }
@@ -143,7 +144,7 @@ func (s *server) run(ctx context.Context, log *slog.Logger, what string, listen 
 	for told := ""; ; {
 		l, err := listen()
 		if err == nil {
-			log.Info("listening for "+what, "at", l.Addr().String())
+			log.Info("listening for " + what)
 			go func() { _ = s.Serve(l) }()
 			break
 		}
