@@ -392,3 +392,43 @@ func TestLimitedUsesAndTokenFile(t *testing.T) {
 		}
 	})
 }
+
+// Where Vault refuses a renewal for what only a login can tell more of, there is
+// one at once; a token of somebody else's is used until its end instead.
+func TestRefusedRenewal(t *testing.T) {
+	for said, status := range map[string]int{
+		"role payments does not exist during renewal":                                   500,
+		"policies have changed, not renewing":                                           500,
+		"client identity during renewal not matching client identity used during login": 500,
+		"failed to match all constraints for this login certificate":                    400,
+	} {
+		for _, foreign := range []bool{false, true} {
+			synctest.Test(t, func(t *testing.T) {
+				p := newPod(t, env("db.env", "kv/app"))
+				if foreign {
+					p.conf.Vault.Auth = config.Auth{Method: "token", TokenPath: p.identity("vault-token", tokenPrefix+"a")}
+					p.vault.tokens[tokenPrefix+"a"] = &fakeToken{born: time.Now(), expires: time.Now().Add(time.Hour), role: p.vault.role}
+				}
+				c := p.start()
+				after(time.Second)
+				p.vault.set(func() {
+					p.vault.fault = func(w http.ResponseWriter, r *http.Request) bool {
+						return r.URL.Path == "/v1/auth/token/renew-self" && says(status, nil, `{"errors":["`+said+`"]}`)(w, r)
+					}
+				})
+				p.vault.taken()
+				after(11 * time.Minute)
+				calls := p.vault.taken()
+				if logins, renewals := count(calls, callLogin), count(calls, callRenew); renewals != 1 || (logins != 1) != foreign {
+					t.Errorf("%s, foreign %v: %d logins after %d renewals", said, foreign, logins, renewals)
+				}
+				after(45 * time.Minute)
+				if told := strings.Contains(p.logs.String(), "since it cannot be renewed any more"); told != foreign {
+					t.Errorf("%s, foreign %v: told of its end: %v", said, foreign, told)
+				}
+				p.wantReady()
+				c.terminate()
+			})
+		}
+	}
+}

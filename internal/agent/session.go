@@ -109,7 +109,9 @@ func (a *Agent) renew(ctx context.Context, s *session) error {
 	if err != nil {
 		p := classify(doing, err, e)
 		switch {
-		case p.Denied, p.status == http.StatusBadRequest:
+		case needsLogin(p.said) && !s.Foreign:
+			p.NeedsLogin = true
+		case p.Denied, p.status == http.StatusBadRequest, needsLogin(p.said):
 			// Without the default policy, or not renewable after all: it lives
 			// for as long as it was granted.
 			a.log.Debug("token cannot be renewed", "reason", p.Text)
@@ -117,8 +119,6 @@ func (a *Agent) renew(ctx context.Context, s *session) error {
 			s.plan()
 			a.save(s)
 			return nil
-		case needsLogin(p.said):
-			p.NeedsLogin = true
 		}
 		return p
 	}
@@ -140,11 +140,15 @@ func (a *Agent) renew(ctx context.Context, s *session) error {
 
 // needsLogin reports whether only a login can tell how things are: the role was
 // deleted, and may be back; it has other policies now; or the client certificate
-// was replaced by one of another key.
+// is not the one of the login, or not one that the role takes any more.
 func needsLogin(said string) bool {
-	return strings.Contains(said, "does not exist during renewal") ||
-		strings.Contains(said, "policies have changed") ||
-		strings.Contains(said, "identity during renewal not matching")
+	return slices.ContainsFunc([]string{
+		"does not exist during renewal",
+		"policies have changed",
+		"identity during renewal not matching",
+		"failed to match all constraints", "no chain matching all constraints",
+		"client certificate must be supplied", "invalid certificate or no client certificate",
+	}, func(text string) bool { return strings.Contains(said, text) })
 }
 
 // unheard reports whether nothing that the agent does would tell it that its
