@@ -110,6 +110,33 @@ tail -f /tmp/log &`
 	}
 }
 
+// The app can ask Vault through its agent, without a token, and a PodMonitor the
+// agent for its metrics: neither shows a secret that was not asked for.
+func TestProxyAndMetrics(t *testing.T) {
+	t.Parallel()
+	s := aSpace(t)
+	s.Create(pod{name: "app", script: readFirst + stay, annotations: wants(s.Name) + "latchkey.dev/proxy: \"8200\"\nlatchkey.dev/metrics-port: \"9102\"\n"}.String())
+	s.WaitPod("app", "ready", harness.Ready)
+	ask := func(path string) string {
+		return s.Exec("app", "app", "wget", "-qO-", "--header", "X-Vault-Request: true", "http://127.0.0.1:8200/v1/"+path)
+	}
+	if got := ask("kv/data/" + s.Name + "/app"); !strings.Contains(got, password) {
+		t.Errorf("the secret as read through the agent: %s", got)
+	}
+	self := ask("auth/token/lookup-self")
+	if found := s.Secrets.In(self); found != nil || !strings.Contains(self, `"display_name"`) {
+		t.Errorf("the agent's own token as looked up through it holds %q:\n%s", found, self)
+	}
+
+	metrics, err := s.Kube.CoreV1().Pods(s.Name).ProxyGet("http", "app", "9102", "metrics", nil).DoRaw(t.Context())
+	if err != nil || !strings.Contains(string(metrics), "latchkey_agent_") {
+		t.Fatalf("reading the agent's metrics: %v\n%s", err, metrics)
+	}
+	for _, found := range s.Secrets.In(string(metrics)) {
+		t.Errorf("the agent's metrics, %s", found)
+	}
+}
+
 // A process of the app's is told by a signal, across the containers of a pod
 // that shares its process namespace; and the app can use the agent's token.
 func TestSignalAndTokenFile(t *testing.T) {
