@@ -14,6 +14,8 @@ func TestCheck(t *testing.T) {
 		{`{{ "YQ==" | base64Decode | base64Encode | base64URLEncode | base64URLDecode }}`, ``},
 		{`{{ "a" | trim "a" | trimPrefix "b" | trimSuffix "c" | indent 4 }}`, ``},
 		{"a\nb {{ nope 1 }}\n", `line 2, column 6: function "nope" not defined`},
+		{"{{ .A | toJson }}", `line 1, column 9: function "toJson" not defined (did you mean "toJSON"?)`},
+		{"{{ b64enc .A }}", `line 1, column 4: function "b64enc" not defined (did you mean "sprig_b64enc"?)`},
 		{"é {{nope}}", `line 1, column 6: function "nope" not defined`},
 		{"{{ if true }}\n{{ env \"HOME\" }}{{ end }}", `line 2, column 8: variable "HOME" is not shown to templates (none is)`},
 		{"{{ nope }} {{ nope }}", `line 1, column 4: function "nope" not defined`},

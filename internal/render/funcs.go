@@ -154,6 +154,14 @@ func checkFunction(name string) error {
 	if builtin[name] || pure || binds || isSprig && sprigFunctions()[short] != nil {
 		return nil
 	}
+	// Sprig's functions have other names elsewhere: Helm's are without the prefix.
+	for _, meant := range []string{name, sprigPrefix + name} {
+		for _, known := range Functions() {
+			if strings.EqualFold(known, meant) {
+				return fmt.Errorf("function %q not defined (did you mean %q?)", name, known)
+			}
+		}
+	}
 	return fmt.Errorf("function %q not defined", name)
 }
 
