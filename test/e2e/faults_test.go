@@ -16,6 +16,7 @@ import (
 // Whatever a Vault that cannot answer looks like, a pod waits for it, its app
 // held back, and starts by itself when it is over; a running app keeps its file.
 func TestFaultsOfVaultAreWaitedOut(t *testing.T) {
+	t.Parallel()
 	for name, fault := range map[string]faultproxy.Mode{
 		"slow":     {Fault: "slow", Delay: 2 * time.Second},
 		"cut":      {Fault: "cut"},

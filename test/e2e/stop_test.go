@@ -23,6 +23,7 @@ import (
 // again. Whatever it has done by then, the app must not start; when the agent
 // goes on, the app starts with its file.
 func TestAgentStoppedAtEachStep(t *testing.T) {
+	t.Parallel()
 	const pods = 32 // more than there are steps: the last ones are never stopped
 	image := stoppableAgent(t)
 	s := aSpace(t)
@@ -36,13 +37,7 @@ func TestAgentStoppedAtEachStep(t *testing.T) {
 		u.SetCreationTimestamp(metav1.Time{})
 		u.SetManagedFields(nil)
 		setAgent(t, u, image, step)
-		resource, err := suite.Resource(u, s.Name)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if _, err := resource.Create(t.Context(), u, metav1.CreateOptions{}); err != nil {
-			t.Fatalf("creating %s: %v", u.GetName(), err)
-		}
+		s.Create(toJSON(s, u)) // is YAML too
 	}
 
 	var stopped []string
