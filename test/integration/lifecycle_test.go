@@ -79,7 +79,6 @@ func TestLentToken(t *testing.T) {
 	v.KV("app", map[string]any{"password": "first-password"})
 	a := v.Agent("app", raw("password", "kv/app", "password"))
 	a.Config.TokenFile = &config.TokenFile{Path: "token", Mode: 0o400}
-	a.Config.Refresh = long
 	a.Start()
 	a.WaitReady()
 	works := func() error {
