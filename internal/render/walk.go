@@ -112,7 +112,7 @@ func inspectCall(n *parse.CommandNode, piped bool, o Options) (parse.Node, error
 			return at, showsVariable(o.Show, variable, variable)
 		}
 	case "file":
-		if at, file, ok := literal(1); ok {
+		if at, file, ok := literal(1); ok && file != "" {
 			_, _, err := showsFile(o.Show, file, file)
 			return at, err
 		}
