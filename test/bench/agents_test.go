@@ -30,7 +30,9 @@ const (
 type work struct {
 	what  string
 	files []file
-	calls int // that it takes: a login, one for the KV mount, and one for each secret
+	reads int // of static secrets by each refresh
+	calls int // that it takes: a login, one for each mount, and one for each secret
+	lease bool
 }
 
 // file is published from a template, which both understand, in the policy's words.
@@ -74,16 +76,20 @@ func TestAgents(t *testing.T) {
 	}
 	t.Setenv("TMPDIR", "/dev/shm") // files in memory, as in a pod
 
-	kv := work{what: "10 secrets of one KV mount", calls: 12}
+	kv := work{what: "10 secrets of one KV mount", reads: 10, calls: 12}
 	for i := range 10 {
 		kv.files = append(kv.files, kvFile(i))
 	}
-	for _, w := range []work{kv} {
+	leased := work{what: "9 secrets of one KV mount and a database user", reads: 9, calls: 13, lease: true, files: append(slices.Clone(kv.files[:9]), userFile)}
+	for _, w := range []work{kv, leased} {
 		v := vaulttest.Start(t, vaulttest.Options{TLS: true})
+		if w.lease {
+			v.Database(vaulttest.StartPostgres(t), time.Hour, 24*time.Hour)
+		}
 		ours := &contender{name: "latchkey", program: program, prepare: prepareOurs}
 		theirs := &contender{name: "vault-agent", program: parts["vault-full"], prepare: prepareTheirs(parts["vault-full"])}
 		for _, c := range []*contender{ours, theirs} {
-			v.Role(c.name, vaulttest.Read("kv/data/bench/*"), nil)
+			v.Role(c.name, vaulttest.Read("kv/data/bench/*", "database/creds/app"), nil)
 		}
 		for i := range 10 {
 			v.KV(fmt.Sprintf("bench/app%d", i), map[string]any{"username": "app", "password": password(i)})
@@ -117,6 +123,14 @@ func kvFile(i int) file {
 		template: fmt.Sprintf("{{ with secret \"kv/data/bench/app%d\" }}USERNAME={{ .Data.data.username }}\nPASSWORD={{ .Data.data.password }}\n{{ end }}", i),
 		ok:       func(content string) bool { return content == "USERNAME=app\nPASSWORD="+password(i)+"\n" },
 	}
+}
+
+var userFile = file{
+	name:     "db.env",
+	template: "{{ with secret \"database/creds/app\" }}USERNAME={{ .Data.username }}\nPASSWORD={{ .Data.password }}\n{{ end }}",
+	ok: func(content string) bool {
+		return strings.HasPrefix(content, "USERNAME=v-") && strings.HasSuffix(content, "\n") && strings.Contains(content, "\nPASSWORD=")
+	},
 }
 
 // wait returns when all files have their content.
@@ -164,7 +178,7 @@ func (c *contender) count(v *vaulttest.Vault, before int) map[string]int {
 		kind := e.String()
 		for prefix, name := range map[string]string{
 			"auth/kubernetes/login": "login", "auth/token/renew-self": "renewal", "sys/internal/ui/mounts/": "mount",
-			"kv/data/": "read",
+			"kv/data/": "read", "database/creds/": "database user", "sys/leases/renew": "lease renewal",
 		} {
 			if strings.HasPrefix(e.Path, prefix) {
 				kind = name
@@ -209,8 +223,8 @@ func atRest(t *testing.T, v *vaulttest.Vault, w work, both ...*contender) {
 		r.steady = append(r.steady, u)
 	}
 	for _, c := range both {
-		if c.reads = c.count(v, entries)["read"]; c.reads < resting*10 {
-			t.Fatalf("%d agents of %s read %d secrets in %s: not each of 10 once", resting, c.name, c.reads, idle)
+		if c.reads = c.count(v, entries)["read"]; c.reads < resting*w.reads {
+			t.Fatalf("%d agents of %s read %d secrets in %s: not each of %d once", resting, c.name, c.reads, idle, w.reads)
 		}
 	}
 }
