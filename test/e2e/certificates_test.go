@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"context"
+	"flag"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -24,8 +25,9 @@ import (
 // rate is how many pods a second are asked for while something happens.
 const rate = 200
 
-// slowRate is that where other tests run meanwhile.
-const slowRate = 25
+// rotationRate is that of the tests that run beside others. Alone, with
+// ARGS="-run TestCertificatesRotate -rotation-rate 200", they bear what rate asks for.
+var rotationRate = flag.Int("rotation-rate", 25, "how many pods a second to ask for while certificates rotate")
 
 const selectInjector = "app.kubernetes.io/name=" + harness.InjectorName
 

@@ -49,7 +49,7 @@ func selfSigned(t *testing.T) {
 	apply(t, "self-signed", nil)
 	switchTo(t, "--values", certsFile("self-signed", "values.yaml"), "--set", "certs.secretName=from-cert-manager")
 
-	lossless(t, slowRate, func(s *harness.Space) {
+	lossless(t, *rotationRate, func(s *harness.Space) {
 		watch := watchTrust(t)
 		before := watch.waitReplicas(2)
 		suite.Renew(t, harness.InstallNamespace, harness.InjectorName)
@@ -77,7 +77,7 @@ func vaultIssuer(t *testing.T) {
 	}
 	switchTo(t, "--values", certsFile("vault", "values.yaml"), "--set", "certs.secretName=from-vault")
 
-	lossless(t, slowRate, func(s *harness.Space) {
+	lossless(t, *rotationRate, func(s *harness.Space) {
 		watch := watchTrust(t)
 		before := watch.waitReplicas(2)
 		s.VaultWrite("pki-latchkey/root/rotate/internal", map[string]any{"common_name": "latchkey-root-2", "key_type": "ec", "ttl": "26280h"})
@@ -105,7 +105,7 @@ func bringYourOwn(t *testing.T) {
 	}
 	switchTo(t, values(oldCA.pem)...)
 
-	lossless(t, slowRate, func(s *harness.Space) {
+	lossless(t, *rotationRate, func(s *harness.Space) {
 		watch := watchTrust(t)
 		before := watch.waitReplicas(2)
 		install(t, values(oldCA.pem, newCA.pem)...)
@@ -121,7 +121,7 @@ func selfManaged(t *testing.T) {
 	const leafDuration = time.Minute // the least that there is
 	switchTo(t, "--set", "certs.mode=self-managed", "--set", "certs.leafDuration="+leafDuration.String())
 
-	lossless(t, slowRate, func(s *harness.Space) {
+	lossless(t, *rotationRate, func(s *harness.Space) {
 		watch := watchTrust(t)
 		before := watch.waitReplicas(2)
 		// Each replica has a leaf of its own, and takes the next before its end.
