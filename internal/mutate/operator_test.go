@@ -319,18 +319,20 @@ agentImage: 3
 imagePullSecrets: [registry]
 connections:
   a.b: {ca: on, caConfigMap: vault-ca, timeout: 30, headers: {X-Team: 1}, auth: []}
+  b: {auth: {bindSecretID: "no"}}
   c: x
   d: {clusterTrustBundle: {labelSelector: {matchExpressions: {}}}, adress: 1}
 defaults: {refresh: [1], resources: {requests: {cpu: 1, memory: {}}}}
 meshProxies: {}
 `))
-	const want = `13 problems:
+	const want = `14 problems:
   agentImage: is a number (a string: quote it)
   connections.a.b.auth: is a list (a map: method, mount, namespace, role, audience, appRoleSecret, bindSecretID, secretIDWrappingPath, tokenSecret)
   connections.a.b.ca: is a bool (a string: quote it)
   connections.a.b.caConfigMap: is a string (a map: name, key)
   connections.a.b.headers.X-Team: is a number (a string: quote it)
   connections.a.b.timeout: is a number (a string: quote it)
+  connections.b.auth.bindSecretID: is a string (true or false)
   connections.c: is a string (a map: address, ca, caConfigMap, caSecret, clusterTrustBundle, tlsServerName, clientCertSecret, proxy, timeout, headers, namespace, auth, allowedNamespaces)
   connections.d.adress: unknown key (did you mean "address"?)
   connections.d.clusterTrustBundle.labelSelector.matchExpressions: is a map (a list)

@@ -56,6 +56,10 @@ func (s *shape) compare(value any, t reflect.Type, at string) {
 		default:
 			s.wrong.add(at, "is a %s (a string)", kindOf(value))
 		}
+	case t.Kind() == reflect.Bool:
+		if _, ok := value.(bool); !ok {
+			s.wrong.add(at, "is a %s (true or false)", kindOf(value))
+		}
 	case t.Kind() == reflect.Slice:
 		items, ok := value.([]any)
 		if !ok {

@@ -137,6 +137,9 @@ func readValue(n *yaml.Node, name, typ string, field any) error {
 	case errors.As(err, &wrong), string(data) == "null":
 		return fmt.Errorf("%s is %s (%s)", name, shorten(string(data), 40), typ)
 	case err != nil:
+		if _, ok := field.(*config.Duration); ok {
+			return fmt.Errorf("%s: %w", name, err)
+		}
 		return err // of a type of the contract, which says it best
 	}
 	switch field := field.(type) {

@@ -93,6 +93,14 @@ var parseError = regexp.MustCompile(`(?s)^template: [^:]*:(\d+): (.*)$`)
 // startedAt names the template, which is nameless, where an action began.
 var startedAt = regexp.MustCompile(` started at :(\d+)`)
 
+// inAction begins what the message says besides where an action began on another
+// line than its mistake.
+const inAction = " in action started"
+
+// badCharacter finds the character that a message is about, which stands behind
+// the token that the parser has begun.
+var badCharacter = regexp.MustCompile(`^bad character U\+[0-9A-F]+ '(.)'`)
+
 // namedToken finds the token that a message is about.
 var namedToken = regexp.MustCompile(`^undefined variable "(.+?)"|\{\{(\w+)\}\}`)
 
@@ -117,7 +125,18 @@ func locate(text string, err error) error {
 			column = findColumn(before, broken, strings.Join(lines[line:], ""), line, message)
 		}
 	}
-	return errors.New(place(line, column) + ": " + message)
+	return errors.New(place(line, column) + ": " + message + hint(message))
+}
+
+// hint says what is allowed where text/template only says what is not.
+func hint(message string) string {
+	switch {
+	case message == "unexpected EOF":
+		return " ({{ end }} for each if, with, range, block and define)"
+	case strings.HasPrefix(message, "bad character"):
+		return " (a path in quotes, a key as in {{ index .Data.data \"user-name\" }})"
+	}
+	return ""
 }
 
 // place words a place; a column of 0 is not known.
@@ -131,9 +150,15 @@ func place(line, column int) string {
 // findColumn returns the 1-based column, in bytes, of the token that the
 // parser complains of, or 0.
 func findColumn(before, broken, after string, line int, message string) int {
+	words, _, _ := strings.Cut(message, inAction)
 	for i := len(broken) - 1; i >= 0; i-- {
 		_, err := parseText(before + broken[:i] + "\n" + broken[i:] + after)
-		if l, m := splitParseError(err); l == line+1 && m == message {
+		l, m := splitParseError(err)
+		m, _, _ = strings.Cut(m, inAction) // which began before the break
+		if l == line+1 && m == words {
+			if bad := badCharacter.FindStringSubmatch(message); bad != nil {
+				return i + strings.Index(broken[i:], bad[1]) + 1
+			}
 			// The parser may have looked one token ahead of the one it names.
 			if named := namedToken.FindStringSubmatch(message); named != nil {
 				token := named[1] + named[2]
