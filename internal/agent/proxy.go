@@ -120,7 +120,7 @@ func (p *proxy) read(w http.ResponseWriter, r *http.Request, v *view) (*asked, *
 	if token == "" || token == own {
 		token, q.ours = own, true
 		q.header.Del("Authorization")
-		if refused := guard(q.method, q.path, r.Header.Get(wrapHeader) != ""); refused != nil {
+		if refused := guard(q.method, q.header.Get(namespaceHeader), q.path, r.Header.Get(wrapHeader) != ""); refused != nil {
 			return nil, refused
 		}
 	}

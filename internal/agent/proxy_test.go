@@ -168,6 +168,9 @@ func TestProxyRefuses(t *testing.T) {
 			"revoke in other case": {ofApp("POST", "/v1/Auth/Token/Revoke-Self", ""), 403, "not revoked"},
 			"revoke encoded":       {ofApp("POST", "/v1/auth/token/%72evoke%2Dself", ""), 403, "not revoked"},
 			"revoke past a slash":  {ofApp("POST", "/v1/auth/token%2Frevoke-self", ""), 403, "not revoked"},
+			"revoke by namespace":  {ofApp("POST", "/v1/token/revoke-self", "", "X-Vault-Namespace: team/auth/"), 403, "not revoked"},
+			"create by namespace":  {ofApp("POST", "/v1/create", "{}", "X-Vault-Namespace: auth/token"), 403, "no token is made"},
+			"create, twice":        {ofApp("POST", "/v1/auth/token/create/auth/token/lookup", "{}"), 403, "no token is made"},
 			"dots":                 {ofApp("POST", "/v1/auth/token/../token/revoke-self", ""), 400, "the path holds"},
 			"encoded dots":         {ofApp("POST", "/v1/auth/x/%2e%2e/token/revoke-self", ""), 400, "the path holds"},
 			"two slashes":          {ofApp("POST", "/v1/auth//token/revoke-self", ""), 400, "the path holds"},
@@ -403,7 +406,7 @@ func TestProxyMemoryIsBounded(t *testing.T) {
 func FuzzProxyPath(f *testing.F) {
 	for _, path := range []string{"/v1/kv/data/app", "/v1/auth/token/revoke-self", "/v1/auth/token/../token/revoke-self", "/v1//auth/token/create", "/v1/auth/token/%2e%2e/token/revoke",
 		"/v1/auth%2ftoken%2Frevoke-self", "/v1/ns/auth/token/create-orphan", "/v1/AUTH/token/revoke-self", "/v1/auth/token/revoke-self/", "/v1/auth/token/revoke-self%00", "/v1/auth/token/%252e%252e/create",
-		"/v1/a;b/auth/token/create", "/v1/auth/token/create?x=/../", "/v1/./auth/token/create", "/v1/auth\\token\\create"} {
+		"/v1/a;b/auth/token/create", "/v1/auth/token/create?x=/../", "/v1/./auth/token/create", "/v1/auth\\token\\create", "/v1/auth/token/create/auth/token/a"} {
 		f.Add("PUT", path)
 		f.Add("GET", path)
 	}
@@ -414,7 +417,7 @@ func FuzzProxyPath(f *testing.F) {
 		}
 		path, refused := cleanPath(r.URL.Path)
 		if refused == nil {
-			refused = guard(method, path, false)
+			refused = guard(method, "", path, false)
 		}
 		if refused != nil {
 			if refused.text == "" || refused.status < 400 {

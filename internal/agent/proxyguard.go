@@ -30,12 +30,13 @@ func cleanPath(decoded string) (string, *refusal) {
 	return p, nil
 }
 
-// tokenCall is what follows auth/token/ in a path, in lower case, or nothing. A
-// namespace may stand before it, and Vault's router may know one by another
-// case, so that what looks like it is taken for it.
+// tokenCall is what follows the first auth/token/ in a path, in lower case, or
+// nothing. A namespace may stand before it, which has no name of that kind, and
+// Vault's router may know one by another case, so that what looks like it is
+// taken for it.
 func tokenCall(p string) (call string) {
-	s := strings.Split(strings.ToLower(strings.TrimSuffix(p, "/")), "/")
-	for i := len(s) - 3; i >= 0; i-- {
+	s := strings.Split(strings.ToLower(strings.Trim(p, "/")), "/")
+	for i := range len(s) - 2 {
 		if s[i] == "auth" && s[i+1] == "token" {
 			return strings.Join(s[i+2:], "/")
 		}
@@ -46,9 +47,11 @@ func tokenCall(p string) (call string) {
 // guard says why a request may not be made with the agent's own token: those
 // that would end it under all who use it, those that make tokens, which would
 // live on when the pod is gone or be left behind by it, and those whose answer
-// would hide it in a wrapping that only Vault can open.
-func guard(method, p string, wrapped bool) *refusal {
-	call := tokenCall(p)
+// would hide it in a wrapping that only Vault can open. The namespace is the one
+// that the request states: whatever servers make of one that holds a part of the
+// path, it is judged as the path's beginning.
+func guard(method, namespace, p string, wrapped bool) *refusal {
+	call := tokenCall(strings.Trim(namespace, "/") + "/" + p)
 	if call == "" || slices.Contains([]string{http.MethodGet, http.MethodHead, "LIST"}, method) && !wrapped {
 		return nil
 	}
