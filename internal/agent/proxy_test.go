@@ -161,6 +161,9 @@ func TestProxyRefuses(t *testing.T) {
 		}{
 			"no header":            {ofApp("GET", "/v1/kv/data/app", "", "X-Vault-Request"), 403, "X-Vault-Request is missing"},
 			"another host":         {ofApp("GET", "/v1/kv/data/app", "", "Host: evil.example:8200"), 403, "another host"},
+			"a page's":             {ofApp("POST", "/v1/echo/a", "{}", "Origin: http://127.0.0.1:8200"), 403, "a web page's"},
+			"a page's, to read":    {ofApp("GET", "/v1/kv/data/app", "", "Sec-Fetch-Site: cross-site"), 403, "a web page's"},
+			"a page's, to end it":  {ofApp("POST", "/quit", "", "Origin: null"), 403, "a web page's"},
 			"revoke":               {ofApp("PUT", "/v1/auth/token/revoke-self", ""), 403, "not revoked"},
 			"revoke by POST":       {ofApp("POST", "/v1/auth/token/revoke-self/", ""), 403, "not revoked"},
 			"revoke an accessor":   {ofApp("POST", "/v1/auth/token/revoke-accessor", `{"accessor":"accessor-1"}`), 403, "not revoked"},

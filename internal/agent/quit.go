@@ -38,9 +38,12 @@ func (a *Agent) quit(w http.ResponseWriter, _ *http.Request) {
 	a.ops.quit()
 }
 
-// loopbackOnly refuses requests that were meant for another host: a name that
-// leads to the loopback address for once (DNS rebinding) is how a web page gets
-// at what listens there.
+// loopbackOnly refuses requests of web pages, which a browser in the pod may
+// show: those that were meant for another host, since a name that leads to the
+// loopback address for once (DNS rebinding) makes the page one of this host, and
+// those that a browser marks as a page's (Origin of the Fetch standard,
+// Sec-Fetch-Site of Fetch Metadata): to end the agent a page needs no answer, and
+// one of Vault's it could read where Vault lets pages (sys/config/cors).
 func loopbackOnly(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		host, _, err := net.SplitHostPort(r.Host)
@@ -50,6 +53,10 @@ func loopbackOnly(next http.Handler) http.Handler {
 		ip, err := netip.ParseAddr(host)
 		if host != "localhost" && (err != nil || !ip.Unmap().IsLoopback()) {
 			refuse(w, http.StatusForbidden, "the request is for another host (127.0.0.1, [::1] or localhost)")
+			return
+		}
+		if r.Header.Get("Origin") != "" || r.Header.Get("Sec-Fetch-Site") != "" {
+			refuse(w, http.StatusForbidden, "the request is a web page's (a program's, without Origin and Sec-Fetch-Site)")
 			return
 		}
 		next.ServeHTTP(w, r)
