@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"time"
 
 	"github.com/hashicorp/vault/api"
 
@@ -24,6 +25,9 @@ const (
 	maxAsked = 4 << 20
 	// proxied bounds the requests of apps that are under way.
 	proxied = 8
+	// answerTimeout bounds how long an app may take to read an answer: those
+	// that stand still must not keep the others from asking.
+	answerTimeout = 30 * time.Second
 )
 
 // proxy passes requests of apps on to Vault, with the agent's token where they
@@ -94,6 +98,9 @@ func (p *proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	for name, values := range a.header {
 		w.Header()[name] = values
 	}
+	deadline := http.NewResponseController(w)
+	_ = deadline.SetWriteDeadline(time.Now().Add(answerTimeout))
+	defer func() { _ = deadline.SetWriteDeadline(time.Time{}) }() // the connection is for more requests
 	w.WriteHeader(a.status)
 	if r.Method != http.MethodHead {
 		_, _ = w.Write(a.body.Reveal())

@@ -1,8 +1,10 @@
 package agent
 
 import (
+	"bufio"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -203,6 +205,62 @@ func TestProxyRefuses(t *testing.T) {
 		for _, header := range []string{"X-Vault-Token: " + own, "Authorization: Bearer " + own} {
 			if status, _ := ask(h, ofApp("POST", "/v1/auth/token/revoke-self", "", header)); status != 403 {
 				t.Errorf("the agent's token is revoked by whoever knows it: %d", status)
+			}
+		}
+		c.terminate()
+	})
+}
+
+// piped is a listener whose connections are made in memory, without any buffer.
+type piped chan net.Conn
+
+func (p piped) Accept() (net.Conn, error) {
+	c, ok := <-p
+	if !ok {
+		return nil, net.ErrClosed
+	}
+	return c, nil
+}
+func (p piped) Close() error   { close(p); return nil }
+func (p piped) Addr() net.Addr { return &net.TCPAddr{} }
+
+// Apps that ask and do not read the answer do not keep the others from asking.
+func TestProxyOutlastsAppsThatDoNotRead(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := proxyPod(t)
+		listener := make(piped)
+		p.listen = func(string) (net.Listener, error) { return listener, nil }
+		c := p.start()
+		after(0)
+		send := func() net.Conn {
+			app, agent := net.Pipe()
+			listener <- agent
+			r := ofApp("POST", "/v1/echo/a", strings.Repeat("a", 10<<10), "X-Filler: "+strings.Repeat("a", 10<<10)) // which is in the answer
+			if err := r.Write(app); err != nil {
+				t.Error(err)
+			}
+			return app
+		}
+		for range proxied {
+			defer send().Close()
+		}
+		after(answerTimeout)
+		asked := send()
+		defer asked.Close()
+		// A connection is good for another request long after the first one.
+		answers := bufio.NewReader(asked)
+		for range 2 {
+			_ = asked.SetReadDeadline(time.Now().Add(time.Second))
+			answer, err := http.ReadResponse(answers, nil)
+			if err != nil {
+				t.Fatalf("while others do not read: %v", err)
+			}
+			if _, err := io.Copy(io.Discard, answer.Body); err != nil || answer.StatusCode != 200 {
+				t.Fatalf("%s, %v", answer.Status, err)
+			}
+			after(answerTimeout + time.Second)
+			if err := ofApp("GET", "/v1/echo/a", "").Write(asked); err != nil {
+				t.Fatal(err)
 			}
 		}
 		c.terminate()
