@@ -225,3 +225,34 @@ func TestLeaseOfLimitedToken(t *testing.T) {
 		}
 	})
 }
+
+// An agent that is started again when its token is about to end replaces it before
+// it has read anything. The old one's leases are in use all the same: it is revoked
+// the grace after the app was told.
+func TestRestartAtTokensEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPod(t, leased("user"), env("db.env", "kv/app"))
+		p.conf.Notify = notifyApp[:1]
+		p.vault.role.max = 3 * time.Hour
+		run := p.start()
+		after(2*time.Hour + 50*time.Minute)
+		p = p.kill(run)
+		after(6 * time.Minute)
+		if p.vault.minted != 1 {
+			t.Fatalf("%d tokens", p.vault.minted)
+		}
+		// Its end by itself must not hide a revocation.
+		p.vault.set(func() { p.vault.tokens[tokenPrefix+"1"].expires = time.Now().Add(time.Hour) })
+		run = p.start()
+		for range 4 * 60 {
+			after(time.Second)
+			if !p.vault.works("user-1") {
+				t.Fatal("an open session is cut before the grace is over")
+			}
+		}
+		if p.file("user") != "user-2" {
+			t.Errorf("the file holds %q", p.file("user"))
+		}
+		run.terminate()
+	})
+}

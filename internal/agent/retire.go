@@ -50,9 +50,13 @@ func (a *Agent) supersede(old *session) {
 }
 
 // leases reports whether what an entry was last rendered of has a lease of the
-// token of that name; of any token where it is empty.
+// token of that name; of any token where it is empty. What an earlier run has
+// published may have one until it is rendered anew.
 func (a *Agent) leases(token string) bool {
 	return slices.ContainsFunc(a.entries, func(e *entry) bool {
+		if e.reads == nil {
+			return a.published(e)
+		}
 		return token == "" && len(e.takers) > 0 || slices.Contains(e.takers, token)
 	})
 }
