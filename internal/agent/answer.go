@@ -117,16 +117,21 @@ type answers struct {
 	// unkept could not be kept in the volume, which may be full: in this run
 	// they are as good as the others.
 	unkept map[string]*answer
-	// fresh are those that this run has taken or whose lease it has renewed. All
-	// others are of an earlier run, and their leases may be gone.
-	fresh map[string]bool
+	// fresh are the times of those that this run has taken or whose lease it has
+	// renewed. All others are of an earlier run, and their leases may be gone. What
+	// lies in the volume is by the clock on the wall, which may be set back.
+	fresh map[string]times
 }
+
+// times are those of an answer.
+type times struct{ end, renew, again time.Time }
 
 // isFresh reports whether this run has heard of the answer.
 func (k *answers) isFresh(key string) bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	return k.fresh[key]
+	_, fresh := k.fresh[key]
+	return fresh
 }
 
 // keep keeps an answer for this run and, unless it is an error, for later ones.
@@ -139,9 +144,9 @@ func (a *Agent) keep(key string, now *answer) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.fresh == nil {
-		k.unkept, k.fresh = make(map[string]*answer), make(map[string]bool)
+		k.unkept, k.fresh = make(map[string]*answer), make(map[string]times)
 	}
-	k.fresh[key] = true
+	k.fresh[key] = times{now.End, now.Renew, now.Again}
 	delete(k.unkept, key)
 	if err != nil {
 		k.unkept[key] = now
@@ -153,6 +158,7 @@ func (a *Agent) keep(key string, now *answer) error {
 func (a *Agent) kept(key string) *answer {
 	a.answers.mu.Lock()
 	now := a.answers.unkept[key]
+	fresh, isFresh := a.answers.fresh[key]
 	a.answers.mu.Unlock()
 	if now != nil {
 		_ = a.keep(key, now) // there may be room by now; that there was none has been told
@@ -167,6 +173,9 @@ func (a *Agent) kept(key string) *answer {
 	var was answer
 	if dec.Decode(&was) != nil || len(was.Data) == 0 {
 		return nil
+	}
+	if isFresh {
+		was.End, was.Renew, was.Again = fresh.end, fresh.renew, fresh.again
 	}
 	return &was
 }

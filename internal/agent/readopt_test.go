@@ -1,8 +1,10 @@
 package agent
 
 import (
+	"encoding/json"
 	"fmt"
 	"net/http"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -253,6 +255,38 @@ func TestRestartAtTokensEnd(t *testing.T) {
 		if p.file("user") != "user-2" {
 			t.Errorf("the file holds %q", p.file("user"))
 		}
+		run.terminate()
+	})
+}
+
+// A clock that is set back makes no lease wait for its renewal until it has ended.
+func TestClockIsSetBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPod(t, leased("user"))
+		run := p.start()
+		after(time.Second)
+		// As if what was noted had been noted by a clock that was ahead.
+		names, err := filepath.Glob(filepath.Join(p.dir, "private", keptAnswer+"*"))
+		if err != nil || len(names) != 1 {
+			t.Fatalf("%q is kept (%v)", names, err)
+		}
+		data, err := os.ReadFile(names[0])
+		if err != nil {
+			t.Fatal(err)
+		}
+		var was answer
+		if err := json.Unmarshal(data, &was); err != nil {
+			t.Fatal(err)
+		}
+		const ahead = 2 * time.Hour
+		was.End, was.Renew, was.Again = was.End.Add(ahead), was.Renew.Add(ahead), was.Again.Add(ahead)
+		if data, err = json.Marshal(was); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(names[0], data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		p.wantWorking("user", 3*time.Hour, time.Minute)
 		run.terminate()
 	})
 }
