@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -167,6 +168,37 @@ func TestQuotaOfOnePath(t *testing.T) {
 			t.Errorf("the other was read %d times and holds %q", n, p.file("b"))
 		}
 		p.wantWorking("user", time.Hour, time.Minute)
+		c.terminate()
+	})
+}
+
+// What Vault wants left alone for a while keeps nothing busy when the token is
+// replaced meanwhile.
+func TestNewTokenWhileEntryRests(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPod(t, leased("user"), env("db.env", "kv/app"))
+		p.vault.fault = func(w http.ResponseWriter, r *http.Request) bool {
+			return r.URL.Path == "/v1/sys/leases/renew" && says(429, http.Header{"Retry-After": {"1200"}}, `{"errors":["rate limit quota exceeded"]}`)(w, r)
+		}
+		c := p.start()
+		after(time.Second)
+		var rounds atomic.Int64
+		c.agent.rest = func() {
+			if rounds.Add(1) > 1000 {
+				panic("the agent is busy with nothing")
+			}
+		}
+		after(11 * time.Minute)
+		p.vault.set(func() { p.vault.tokens[tokenPrefix+"1"].revoked = true })
+		was := rounds.Load()
+		after(10 * time.Minute)
+		if n := rounds.Load() - was; p.vault.minted != 2 || n > 20 {
+			t.Errorf("%d rounds in ten minutes, %d tokens", n, p.vault.minted)
+		}
+		after(20 * time.Minute)
+		if got := p.file("user"); got != "user-2" {
+			t.Errorf("the file holds %q", got)
+		}
 		c.terminate()
 	})
 }

@@ -56,8 +56,12 @@ func (a *Agent) nextRound() time.Time {
 		at = a.publishAt
 	}
 	for _, e := range a.entries {
-		if e.due.Before(at) {
-			at = e.due
+		due := e.due
+		if a.open && due.Before(e.rested) {
+			due = e.rested // as for which are due, or a round would find none
+		}
+		if due.Before(at) {
+			at = due
 		}
 	}
 	for _, until := range []time.Time{a.pause, a.rested} {
