@@ -121,12 +121,16 @@ func (a *Agent) schedule(out []rendered, o outcome) {
 		case e.failed:
 			// Leases have an end, so what could not be done for one is not left for
 			// long.
+			wait, late := time.Until(r.again), !r.again.IsZero() && !r.again.After(time.Now())
 			switch p := problemOf(r.problem()); {
 			case p.RetryAfter > 0:
 				after = e.backoff.next(a.started, p.RetryAfter)
 				e.rested = time.Now().Add(after)
-			case !p.Act, r.err == nil && len(r.takers) > 0:
+			case !p.Act, len(r.takers) > 0 && (r.err == nil || late):
 				after = min(e.backoff.next(a.started, 0), after)
+			}
+			if wait > 0 {
+				after = min(after, max(wait, shortestPause))
 			}
 		default:
 			e.backoff.reset()

@@ -111,6 +111,32 @@ func (r *round) renew(w want, was *answer) (gone bool, err error) {
 	return false, nil
 }
 
+// hold renews the leases that an entry's published files hang on, where it could
+// not be rendered and failed before it got to them: those files stay.
+func (r *round) hold(out *rendered) {
+	keys := out.entry.reads
+	if keys == nil { // the files are an earlier run's
+		keys, _ = r.agent.volume.Private(keptAnswer)
+	}
+	for _, key := range keys {
+		was := r.agent.kept(key)
+		if r.calls[key] != nil || was == nil || !was.renewable() || !r.good(was) {
+			continue
+		}
+		if !time.Now().Before(was.Renew) || !r.agent.answers.isFresh(key) {
+			w := want{key: key}
+			w.at.path = out.file.Path
+			if gone, err := r.renew(w, was); gone {
+				continue
+			} else if err != nil {
+				r.agent.log.Debug("a lease of a file that could not be made anew is not renewed", "path", out.file.Path, "reason", err)
+			}
+		}
+		out.again = earlier(out.again, was.next())
+		out.takers = append(out.takers, was.Token)
+	}
+}
+
 // refuse remembers that an answer came with a lease, which would end with a token
 // of few uses, and revokes it: nobody will use it.
 func (r *round) refuse(w want, lease string) *Problem {

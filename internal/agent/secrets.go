@@ -152,6 +152,11 @@ func (r *round) fetch(due []*entry) []rendered {
 		})
 	}
 	wg.Wait()
+	for i := range out {
+		if out[i].err != nil {
+			r.hold(&out[i])
+		}
+	}
 	return out
 }
 
