@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"regexp"
 	"strconv"
+	"strings"
 	"text/template"
 	"text/template/parse"
 
@@ -153,6 +154,20 @@ var (
 		`|wrong type for value; expected .+; got .+|wrong number of args for \w+: want .+ got \d+|template ".*" not defined)$`)
 )
 
+// versionHint says where a KV engine of the other version has its keys, for an
+// expression that lacks the key (quoted) where only one of them would have it.
+func versionHint(expression, key string) string {
+	switch {
+	case !strings.HasPrefix(expression, ".Data."):
+		return ""
+	case key == `"data"`:
+		return " (only those of KV version 2 are below .Data.data)"
+	case !strings.HasPrefix(expression, ".Data.data."):
+		return " (those of KV version 2 are below .Data.data)"
+	}
+	return ""
+}
+
 // clean turns an error of execution into one that holds no value of a secret.
 func clean(err error) error {
 	var lookup *lookupError
@@ -175,7 +190,7 @@ func clean(err error) error {
 	case errors.As(err, &own):
 		cause = own.Error()
 	case key != nil:
-		cause = "secret has no key " + key[1]
+		cause = "secret has no key " + key[1] + versionHint(m[3], key[1])
 	case harmless.MatchString(m[4]):
 		cause = m[4]
 	}

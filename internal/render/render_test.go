@@ -198,6 +198,28 @@ func TestTemplateErrorsHoldNoValue(t *testing.T) {
 	}
 }
 
+// The two versions of the KV engine are told apart by who writes templates for
+// both, and mistaken for each other by everybody else.
+func TestTemplateForOtherVersionOfKV(t *testing.T) {
+	for _, c := range []struct {
+		template string
+		v2       bool
+		want     string
+	}{
+		{`{{ with secret "kv/app" }}{{ .Data.password_of_the_user }}{{ end }}`, true,
+			`line 1, column 35: .Data.password_of_the_user: secret has no key "password_of_the_user" (those of KV version 2 are below .Data.data)`},
+		{`{{ with secret "kv/app" }}{{ .Data.data.user }}{{ end }}`, false,
+			`line 1, column 35: .Data.data.user: secret has no key "data" (only those of KV version 2 are below .Data.data)`},
+		{`{{ with secret "kv/app" }}{{ .Data.data.pass }}{{ end }}`, true,
+			`line 1, column 35: .Data.data.pass: secret has no key "pass"`},
+	} {
+		_, err := render(t, config.File{Template: c.template}, store(map[string]any{"user": "u"}, c.v2))
+		if err == nil || err.Error() != c.want {
+			t.Errorf("%s:\n got %v\nwant %s", c.template, err, c.want)
+		}
+	}
+}
+
 func TestLookupErrorComesBack(t *testing.T) {
 	want := errors.New("sealed")
 	lookup := func(Request) (*Secret, error) { return nil, want }
