@@ -16,7 +16,7 @@ func (a *Agent) showAppRole(ctx context.Context, c *credential) error {
 	auth := a.config.Vault.Auth
 	role, err := readCredential(auth.RoleIDPath)
 	if err != nil {
-		return &Problem{Act: true, Text: fmt.Sprintf("%s: reading the role ID: %v (put it there)", c.doing, err)}
+		return &Problem{Act: true, Text: fmt.Sprintf("%s: reading the role ID: %v (does what holds it exist in the pod's namespace, with this key?)", c.doing, err)}
 	}
 	c.doing += " with the role ID in " + auth.RoleIDPath
 	c.secrets = append(c.secrets, role)
@@ -24,7 +24,7 @@ func (a *Agent) showAppRole(ctx context.Context, c *credential) error {
 	if auth.SecretIDPath != "" {
 		secret, err := readCredential(auth.SecretIDPath)
 		if err != nil {
-			return &Problem{Act: true, Text: fmt.Sprintf("%s: reading the secret ID: %v (put it there)", c.doing, err)}
+			return &Problem{Act: true, Text: fmt.Sprintf("%s: reading the secret ID: %v (does what holds it exist in the pod's namespace, with this key?)", c.doing, err)}
 		}
 		c.secrets = append(c.secrets, secret)
 		if auth.SecretIDWrappingPath != "" {
@@ -126,7 +126,7 @@ func judgeWrapping(p *Problem) *Problem {
 	p.InvalidToken, p.NeedsLogin, p.Denied = false, false, false
 	if p.status >= 400 && p.status < 500 && p.said != "" && !p.Everywhere {
 		p.Act = true
-		p.Text += ": it has run out, or has been used: unless that was here, treat the secret ID as stolen and destroy it; put another wrapping token there"
+		p.Text += ": it is no wrapping token, has run out, or has been used: unless that was here, treat the secret ID as stolen and destroy it; put another wrapping token there"
 	}
 	return p
 }

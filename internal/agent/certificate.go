@@ -36,7 +36,7 @@ func clientCertificate(cert, key string) (*tls.Certificate, *Problem) {
 		pair.Leaf, err = x509.ParseCertificate(pair.Certificate[0])
 	}
 	if err != nil {
-		return nil, &Problem{Act: true, Text: fmt.Sprintf("reading the client certificate %s and its key: %v", cert, err)}
+		return nil, &Problem{Act: true, Text: fmt.Sprintf("reading the client certificate %s and its key: %v (does what holds them exist in the pod's namespace, and do they belong together?)", cert, err)}
 	}
 	return &pair, nil
 }

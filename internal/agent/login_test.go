@@ -31,7 +31,7 @@ func TestLoginErrors(t *testing.T) {
 		{403, "invalid not before (nbf) claim: token not yet valid", false, "check the clocks of Vault and the cluster"},
 		{403, "permission denied", false, "Vault says this also when it cannot ask the API server"},
 		{404, `no handler for route "auth/kubernetes/login". route entry not found.`, true, "enable the kubernetes auth method at this mount"},
-		{500, "could not load backend configuration", false, "the mount has no configuration yet"},
+		{500, "could not load backend configuration", false, "the mount has no configuration yet: write config below it"},
 		{500, "failed to get service account (code 403 status Forbidden)", true, "the mount's reviewer must be allowed to read ServiceAccounts"},
 		{503, "Vault is sealed", false, "unseal it"},
 		{429, `request path "auth/kubernetes/login": rate limit quota exceeded`, false, ""},

@@ -149,7 +149,7 @@ func TestWrappingTokenOfOthers(t *testing.T) {
 		wrapped map[string]fakeWrapped
 		want    string
 	}{
-		"used":                  {nil, "wrapping token is not valid or does not exist (400): it has run out, or has been used: unless that was here, treat the secret ID as stolen"},
+		"used":                  {nil, "wrapping token is not valid or does not exist (400): it is no wrapping token, has run out, or has been used: unless that was here, treat the secret ID as stolen"},
 		"wrapped by others":     {map[string]fakeWrapped{fixtureWrapping: {"sys/wrapping/wrap", fixtureSecretID}}, `it was made at "sys/wrapping/wrap" and not at "auth/apps/role/shop/secret-id", so it is not used: somebody may have exchanged it`},
 		"not a secret ID in it": {map[string]fakeWrapped{fixtureWrapping: {path, ""}}, "what was wrapped is no secret ID"},
 	} {

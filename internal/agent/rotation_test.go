@@ -295,7 +295,7 @@ func TestClientCertificateIsMissing(t *testing.T) {
 	p.conf.Vault.Address, p.conf.Vault.CA = server.URL, string(ca.pem())
 	p.conf.Vault.ClientCert, p.conf.Vault.ClientKey = "/nonexistent/tls.crt", "/nonexistent/tls.key"
 	c := p.startReal(t)
-	p.wantReason(t, "reading the client certificate /nonexistent/tls.crt and its key: open /nonexistent/tls.crt")
+	p.wantReason(t, "reading the client certificate /nonexistent/tls.crt and its key: open /nonexistent/tls.crt: no such file or directory (does what holds them exist in the pod's namespace")
 	if err := c.terminate(); err != nil {
 		t.Error(err)
 	}

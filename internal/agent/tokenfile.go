@@ -18,7 +18,7 @@ func (a *Agent) takeToken(ctx context.Context) (*session, error) {
 	doing := fmt.Sprintf("using the token in %s at %s", file, a.config.Vault.Address)
 	token, err := readCredential(file)
 	if err != nil {
-		return nil, &Problem{Act: true, Text: fmt.Sprintf("%s: %v (put a Vault token there)", doing, err)}
+		return nil, &Problem{Act: true, Text: fmt.Sprintf("%s: %v (does what holds it exist in the pod's namespace, with a Vault token in this key?)", doing, err)}
 	}
 	if err := a.connect(); err != nil {
 		return nil, err

@@ -35,7 +35,7 @@ type advice struct {
 var (
 	ofKubernetes = []advice{
 		{"invalid role name", true, "create the role {role} at this mount, or correct the pod's role"},
-		{"could not load backend configuration", false, "the mount has no configuration yet: write auth/…/config"},
+		{"could not load backend configuration", false, "the mount has no configuration yet: write config below it"},
 		{"service account name not authorized", true, "add {account} to the role's bound_service_account_names"},
 		{"namespace not authorized err=", true, "the mount's reviewer must be allowed to read namespaces"},
 		{"namespace not authorized", true, "add {namespace} to the role's bound_service_account_namespaces"},
@@ -48,7 +48,7 @@ var (
 	}
 	ofJWT = []advice{
 		{"could not be found", true, "create the role {role} at this mount, or correct the pod's role"},
-		{"could not load configuration", false, "the mount has no configuration yet: write auth/…/config"},
+		{"could not load configuration", false, "the mount has no configuration yet: write config below it"},
 		{"error configuring token validator", false, keysURL},
 		{"oidc role_type", true, "make the role one of role_type jwt"},
 		{"no audiences bound", true, "add {audience} to the role's bound_audiences"},

@@ -19,7 +19,7 @@ func TestAdvise(t *testing.T) {
 		want   string
 	}{
 		{"kubernetes", 400, `invalid role name "web"`, act, `create the role "web" at this mount`},
-		{"kubernetes", 500, "could not load backend configuration", wait, "the mount has no configuration yet"},
+		{"kubernetes", 500, "could not load backend configuration", wait, "the mount has no configuration yet: write config below it"},
 		{"kubernetes", 403, "service account name not authorized", act, `add "checkout" to the role's bound_service_account_names`},
 		{"kubernetes", 403, "namespace not authorized", act, `add "shop" to the role's bound_service_account_namespaces`},
 		{"kubernetes", 403, "namespace not authorized err=failed to get namespace (code 403 status Forbidden)", act, "reviewer must be allowed to read namespaces"},
@@ -32,7 +32,7 @@ func TestAdvise(t *testing.T) {
 		{"kubernetes", 403, "permission denied", wait, "system:auth-delegator"},
 		{"kubernetes", 404, "", act, "enable the kubernetes auth method at this mount"},
 		{"jwt", 400, `role "web" could not be found`, act, `create the role "web" at this mount`},
-		{"jwt", 400, "could not load configuration", wait, "the mount has no configuration yet"},
+		{"jwt", 400, "could not load configuration", wait, "the mount has no configuration yet: write config below it"},
 		{"jwt", 400, "error configuring token validator: Get \"https://issuer\": EOF", wait, "Vault cannot fetch the keys"},
 		{"jwt", 400, "error validating token: error verifying token signature: fetching keys oidc: get keys failed", wait, "Vault cannot fetch the keys"},
 		{"jwt", 400, "error validating token: error verifying token signature: no known key successfully validated the token signature", act, "those of the cluster's API server"},
