@@ -46,6 +46,7 @@ func TestHostilePodsAreAnsweredBriefly(t *testing.T) {
 		"deep maps":                 {"files", strings.Repeat("- ? ", 4_000), one, "unknown key"},
 		"paths below each other":    {"files", colliding(), one, "lies below"},
 		"many faulty templates":     {"files", strings.Repeat("- {path: x, template: '{{ nope }}"+long[:1300]+"'}\n", 180), one, "not defined"},
+		"many unknown functions":    {"files", "- {path: x, template: '" + strings.Repeat("{{x}}", 50_000) + "'}", one, "not defined"},
 		"deep template":             {"files", "- {path: x, template: '" + strings.Repeat("{{if 1}}", 30_000) + "'}", one, "unexpected EOF"},
 		"parentheses in a template": {"files", "- {path: x, template: '{{" + strings.Repeat("(", 200_000) + "'}", one, "max expression depth"},
 		"sets in a deep directory": {"files", func() string {

@@ -74,6 +74,22 @@ func TestCheckLongLine(t *testing.T) {
 	}
 }
 
+// Anybody may have the injector check a template: what is wrong with it costs no
+// more to word where it is wrong in many places.
+func TestCheckWordsOneError(t *testing.T) {
+	check := func(text string) (allocations float64) {
+		return testing.AllocsPerRun(1, func() {
+			if err := Check(config.File{Path: "a", Template: text}, Options{}); err == nil || err.Error() != `path "a": line 1, column 3: function "nope" not defined` {
+				t.Errorf("got %v", err)
+			}
+		})
+	}
+	one, many := check("{{nope}}"+strings.Repeat("{{1}}", 5000)), check(strings.Repeat("{{nope}}", 5001))
+	if many > 2*one {
+		t.Errorf("one unknown function takes %.0f allocations, many take %.0f", one, many)
+	}
+}
+
 func TestCheckWithoutTemplate(t *testing.T) {
 	if err := Check(config.File{Path: "f", Secret: "kv/app", Format: config.FormatEnv}, Options{}); err != nil {
 		t.Error(err)

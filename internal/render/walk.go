@@ -30,6 +30,9 @@ func (p *parsed) inspect(text string, o Options) error {
 	at := parse.Pos(len(text) + 1)
 	for _, tree := range p.trees {
 		walk(tree.Root, false, func(n parse.Node, piped bool) {
+			if n.Position() >= at {
+				return // what stands before it is told, and wording an error costs more than finding it
+			}
 			where, err := p.inspectNode(n, piped, o)
 			if err == nil {
 				return
