@@ -98,9 +98,7 @@ func (p *proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	for name, values := range a.header {
 		w.Header()[name] = values
 	}
-	deadline := http.NewResponseController(w)
-	_ = deadline.SetWriteDeadline(time.Now().Add(answerTimeout))
-	defer func() { _ = deadline.SetWriteDeadline(time.Time{}) }() // the connection is for more requests
+	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(answerTimeout)) // the connection's next request has none
 	w.WriteHeader(a.status)
 	if r.Method != http.MethodHead {
 		_, _ = w.Write(a.body.Reveal())
