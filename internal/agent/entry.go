@@ -18,6 +18,9 @@ type entry struct {
 	render *render.Renderer
 	// due is when it is to be read; zero is at once.
 	due time.Time
+	// wanted is when it was to be read and published that has not been since, or
+	// is to be next.
+	wanted time.Time
 	// reads names what it asked Vault for when it was last rendered, nil before
 	// this run has, takers the tokens on which leases of that hang.
 	reads, takers []string
@@ -44,6 +47,14 @@ func (e *entry) interval(a *Agent) time.Duration {
 		return time.Duration(e.file.Refresh)
 	}
 	return time.Duration(a.config.Refresh)
+}
+
+// overdue is since when it was to be read: since now if it was not yet.
+func (e *entry) overdue() time.Time {
+	if now := time.Now(); e.wanted.After(now) {
+		return now
+	}
+	return e.wanted
 }
 
 // spread keeps the reads of pods that started together apart.
@@ -111,6 +122,7 @@ func (a *Agent) schedule(out []rendered, o outcome) {
 	}
 	for _, r := range out {
 		e, after := r.entry, every(r.entry)
+		wanted := e.overdue()
 		e.failed = r.problem() != nil
 		if r.err == nil {
 			e.reads, e.takers, e.heard = append([]string{}, r.reads...), r.takers, r.heard
@@ -145,6 +157,9 @@ func (a *Agent) schedule(out []rendered, o outcome) {
 			}
 		}
 		e.due = time.Now().Add(after)
+		if e.wanted = e.due; e.failed {
+			e.wanted = wanted
+		}
 	}
 	a.sweep()
 }

@@ -63,11 +63,11 @@ var metricTable = []metric{
 	{MetricDoc{metricNotifications, "counter", []string{"result"}, "Tries to tell an app that its files have changed: success or failure."}, nil},
 	{MetricDoc{metricProxy, "counter", []string{"result"}, "Requests of apps to the proxy: passed (answered by Vault), shared (a leased answer that was given before), refused, unavailable."}, nil},
 	{MetricDoc{metricPublications, "counter", nil, "Publications that changed a file."}, nil},
-	{MetricDoc{"latchkey_agent_stale_seconds", "gauge", nil, "For how long the entry that has failed longest has not been read, in seconds; 0 where none fails."}, func(v *view) (float64, bool) {
+	{MetricDoc{"latchkey_agent_stale_seconds", "gauge", nil, "For how long the entry that has waited longest was to be read and could not be, in seconds; 0 where none waits."}, func(v *view) (float64, bool) {
 		if v.staleSince.IsZero() {
 			return 0, true
 		}
-		return time.Since(v.staleSince).Seconds(), true
+		return max(time.Since(v.staleSince).Seconds(), 0), true
 	}},
 	{MetricDoc{"latchkey_agent_token_ttl_seconds", "gauge", nil, "What is left of the Vault token's life unless it is renewed, in seconds; +Inf for one without an end, 0 for one that has ended; absent before the first login."}, func(v *view) (float64, bool) {
 		if v.tokenTTL == 0 {

@@ -96,7 +96,7 @@ func (a *Agent) publish(out []rendered) error {
 func (a *Agent) postpone(out []rendered, o outcome) {
 	a.pause = time.Now().Add(a.roundPause(o))
 	for _, r := range out {
-		r.failed, r.due = r.problem() != nil, time.Time{}
+		r.failed, r.due, r.wanted = r.problem() != nil, time.Time{}, r.overdue()
 	}
 }
 

@@ -47,7 +47,7 @@ type view struct {
 	tokenExpires time.Time
 	transport    http.RoundTripper
 	lastSuccess  time.Time
-	staleSince   time.Time
+	staleSince   time.Time // zero where nothing is read; may be to come
 	missing      int
 }
 
@@ -72,10 +72,7 @@ func (a *Agent) share() {
 		if e.missing {
 			v.missing++
 		}
-		if !e.failed {
-			continue
-		}
-		since := e.succeeded
+		since := e.wanted
 		if since.IsZero() {
 			since = a.began
 		}

@@ -332,3 +332,48 @@ func eventually(t *testing.T, check func() error) {
 		}
 	}
 }
+
+// How stale files are is told from when they were to be read again: also where a
+// Vault that is down lets nobody try, or the volume is full.
+func TestStale(t *testing.T) {
+	for name, breakIt := range map[string]func(p *pod, broken bool){
+		"Vault down": func(p *pod, broken bool) { p.vault.cut = broken },
+		"token lost": func(p *pod, broken bool) {
+			p.vault.role.gone = broken
+			for _, token := range p.vault.tokens {
+				token.revoked = true
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := newPod(t, env("db.env", "kv/app"))
+				p.conf.Refresh = config.Duration(10 * time.Hour)
+				c := p.start()
+				stale := func() (s float64) {
+					t.Helper()
+					if _, err := fmt.Sscan(metricsOf(c.agent)["latchkey_agent_stale_seconds"], &s); err != nil {
+						t.Error(err)
+					}
+					return s
+				}
+				after(8 * time.Hour)
+				p.vault.set(func() { breakIt(p, true) })
+				after(30 * time.Minute)
+				if s := stale(); s != 0 {
+					t.Errorf("stale for %g s before anything was due", s)
+				}
+				after(4*time.Hour + 30*time.Minute)
+				if s := stale(); s < 2*3600-10 || s > 4*3600 {
+					t.Errorf("stale for %g s", s)
+				}
+				p.vault.set(func() { breakIt(p, false) })
+				after(3 * time.Minute)
+				if s := stale(); s != 0 {
+					t.Errorf("stale for %g s when all is well again", s)
+				}
+				c.terminate()
+			})
+		})
+	}
+}
