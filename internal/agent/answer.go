@@ -202,7 +202,7 @@ func (a *Agent) sweep() {
 		a.log.Warn("looking for answers that nobody needs", "reason", err)
 	}
 	for _, key := range names {
-		if !slices.ContainsFunc(a.entries, func(e *entry) bool { return slices.Contains(e.reads, key) }) {
+		if !slices.ContainsFunc(a.entries, func(e *entry) bool { return slices.Contains(e.reads, key) || slices.Contains(e.tried, key) }) {
 			a.forget(key)
 		}
 	}

@@ -24,6 +24,8 @@ type entry struct {
 	// reads names what it asked Vault for when it was last rendered, nil before
 	// this run has, takers the tokens on which leases of that hang.
 	reads, takers []string
+	// tried names what it asked for since, where it could not be rendered.
+	tried []string
 	// inputs is what the published files were made of; see render.Result.
 	inputs string
 	// rested is until when Vault wants it left alone, whatever shares a secret
@@ -124,7 +126,8 @@ func (a *Agent) schedule(out []rendered, o outcome) {
 		e, after := r.entry, every(r.entry)
 		wanted := e.overdue()
 		e.failed = r.problem() != nil
-		if r.err == nil {
+		if e.tried = r.reads; r.err == nil {
+			e.tried = nil
 			e.reads, e.takers, e.heard = append([]string{}, r.reads...), r.takers, r.heard
 		}
 		switch {

@@ -42,3 +42,27 @@ func TestLeaseOfFileThatFails(t *testing.T) {
 		})
 	}
 }
+
+// What a file that cannot be made has asked for is asked for once, not at each try.
+func TestLeaseForFileThatFails(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPod(t, config.File{Path: "user", Template: `{{ with secret "kv/app" }}{{ with secret .Data.data.at }}{{ .Data.username }}{{ end }}{{ end }}{{ with secret "kv/other" }}{{ end }}`})
+		p.vault.engines["db/creds/next"] = &fakeEngine{ttl: time.Hour, max: 24 * time.Hour}
+		v2(p.vault, "kv/data/app", map[string]any{"at": "db/creds/app"})
+		run := p.start()
+		after(time.Second)
+		p.wantReady()
+		v2(p.vault, "kv/data/app", map[string]any{"at": "db/creds/next"})
+		p.vault.set(func() { delete(p.vault.secrets, "kv/data/other") })
+		p.wantWorking("user", 5*time.Hour, time.Minute)
+		if n := p.vault.engines["db/creds/next"].made; n != 1 || p.keptAnswers() != 2 {
+			t.Errorf("%d given, %d kept", n, p.keptAnswers())
+		}
+		v2(p.vault, "kv/data/other", map[string]any{})
+		after(6 * time.Minute)
+		if n := p.vault.engines["db/creds/next"].made; n != 1 || p.keptAnswers() != 1 || p.file("user") != "user-1" {
+			t.Errorf("%d given, %d kept, the file holds %q", n, p.keptAnswers(), p.file("user"))
+		}
+		run.terminate()
+	})
+}
