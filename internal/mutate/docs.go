@@ -128,7 +128,8 @@ files; with ` + "`hostNetwork`" + ` there can be only a socket. Either is an add
 - A leased answer is given again to whoever asks the same, while its lease lives; ` + "`lease_duration`" + ` is what is left. The agent renews no leases
   of apps: they do, or ask again.
 - While there is no token, or Vault cannot be asked, the answer is 503. Redirects are not followed.
-- A request may be 4 MiB long. The agent's token is not revoked when the pod ends, but runs out by itself.
+- A request may be 4 MiB long. The agent's token is not revoked when the pod ends, but runs out by itself, unless
+  ` + "`latchkey.dev/revoke-on-exit`" + ` is ` + "`\"true\"`" + `.
 
 ## Metrics
 
