@@ -66,19 +66,19 @@ func (w *answer) next() time.Time {
 	return w.Again
 }
 
-// granted says what a grant of ttl means for the lease. A grant that is shorter
+// granted says what a grant of ttl means for the lease, which Vault gave no earlier
+// than it was asked: what it takes to answer is not part of the life. A grant that is shorter
 // than the longest one is the lease's last. Final is the end of a token that has
 // no more renewals: a lease that lasts as long is replaced with it.
-func (w *answer) granted(ttl time.Duration, final time.Time) {
-	now := time.Now()
+func (w *answer) granted(asked time.Time, ttl time.Duration, final time.Time) {
 	// Vault counts in whole seconds.
 	w.Last = w.Last || ttl < w.TTL-2*time.Second
 	w.TTL = max(w.TTL, ttl)
 	if w.TTL == 0 {
 		return // it has no end of its own
 	}
-	w.End = now.Add(ttl)
-	w.Renew = now.Add(renewAfter(ttl))
+	w.End = asked.Add(ttl)
+	w.Renew = asked.Add(renewAfter(ttl))
 	again := w.End.Add(-lead(w.TTL))
 	if !w.renewable() {
 		w.Renew = time.Time{}

@@ -81,7 +81,7 @@ func (r *round) renew(w want, was *answer) (gone bool, err error) {
 	if p := r.isDown(); p != nil {
 		return false, p
 	}
-	e := &exchange{}
+	e, asked := &exchange{}, time.Now()
 	s, err := r.session.secrets.Logical().WriteWithContext(watch(r.ctx, e), "sys/leases/renew", map[string]any{"lease_id": was.LeaseID, "increment": 0})
 	if err != nil {
 		p := r.failed(doing, err, e)
@@ -93,7 +93,7 @@ func (r *round) renew(w want, was *answer) (gone bool, err error) {
 			// for as long as it was granted.
 			r.agent.log.Debug("lease cannot be renewed", "path", w.at.path, "reason", p.Text)
 			was.Last = true
-			was.granted(time.Until(was.End), r.final)
+			was.granted(asked, was.End.Sub(asked), r.final)
 			r.keep(w, was)
 			return false, nil
 		}
@@ -105,7 +105,7 @@ func (r *round) renew(w want, was *answer) (gone bool, err error) {
 	}
 	ttl := grant(&api.SecretAuth{LeaseDuration: s.LeaseDuration})
 	was.Last = !s.Renewable
-	was.granted(ttl, r.final)
+	was.granted(asked, ttl, r.final)
 	r.keep(w, was)
 	r.agent.log.Debug("renewed lease", "path", w.at.path, "ttl", ttl.String(), "last", was.Last)
 	return false, nil

@@ -341,3 +341,32 @@ func TestInitWithLease(t *testing.T) {
 		}
 	})
 }
+
+// What Vault takes to answer is not part of what it has granted: a short lease is
+// not renewed too late for it.
+func TestLeaseOfSlowVault(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPod(t, leased("user"))
+		*p.vault.engines["db/creds/app"] = fakeEngine{ttl: 30 * time.Second, max: 1000 * time.Hour}
+		p.vault.fault = func(w http.ResponseWriter, r *http.Request) bool {
+			if r.URL.Path != "/v1/sys/leases/renew" {
+				return false
+			}
+			p.vault.mu.Lock()
+			p.vault.renewLease(w, r)
+			p.vault.mu.Unlock()
+			select {
+			case <-time.After(15 * time.Second):
+			case <-r.Context().Done():
+			}
+			return true
+		}
+		run := p.start()
+		after(time.Second)
+		p.wantWorking("user", time.Hour, time.Second)
+		if n := p.vault.given(); n != 1 {
+			t.Errorf("%d given", n)
+		}
+		run.terminate()
+	})
+}

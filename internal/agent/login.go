@@ -40,7 +40,7 @@ func (a *Agent) authenticate(ctx context.Context) (*session, error) {
 	if err != nil {
 		return nil, err
 	}
-	e := &exchange{keepBody: true, hide: c.secrets}
+	e, now := &exchange{keepBody: true, hide: c.secrets}, time.Now()
 	answer, err := c.login(watch(ctx, e), client)
 	if err != nil {
 		p := classify(c.doing, err, e)
@@ -67,7 +67,7 @@ func (a *Agent) authenticate(ctx context.Context) (*session, error) {
 	if err := json.Unmarshal(e.body.Reveal(), &more); err != nil {
 		return nil, &Problem{Text: c.doing + ": the answer is no JSON"}
 	}
-	now, ttl := time.Now(), grant(answer.Auth)
+	ttl := grant(answer.Auth)
 	s := &session{
 		token: sealed.Of(answer.Auth.ClientToken),
 		life: life{

@@ -223,7 +223,7 @@ func (r *round) take(w want, before bool) result {
 	if p := r.isDown(); p != nil {
 		return result{err: p}
 	}
-	e := &exchange{}
+	e, asked := &exchange{}, time.Now()
 	var s *api.Secret
 	var err error
 	if w.Data == nil {
@@ -248,7 +248,7 @@ func (r *round) take(w want, before bool) result {
 	}
 	now := newAnswer(s, r.session.id())
 	if now.LeaseID != "" {
-		now.granted(grant(&api.SecretAuth{LeaseDuration: s.LeaseDuration}), r.final)
+		now.granted(asked, grant(&api.SecretAuth{LeaseDuration: s.LeaseDuration}), r.final)
 	}
 	if w.Data != nil {
 		r.written(w, s, e, now)

@@ -103,7 +103,7 @@ func jitter(d time.Duration) time.Duration {
 // renew asks for another TTL. Afterwards the session knows whether there will
 // be more: a grant that is shorter than the last full one is the token's last.
 func (a *Agent) renew(ctx context.Context, s *session) error {
-	e := &exchange{}
+	e, now := &exchange{}, time.Now() // what it takes to answer is not part of what is granted
 	answer, err := s.self.Auth().Token().RenewSelfWithContext(watch(ctx, e), 0)
 	doing := fmt.Sprintf("renewing the token of %s at %s", a.principal(), a.config.Vault.Address)
 	if err != nil {
@@ -125,7 +125,6 @@ func (a *Agent) renew(ctx context.Context, s *session) error {
 	if answer == nil || answer.Auth == nil || answer.WrapInfo != nil {
 		return &Problem{Text: fmt.Sprintf("%s: answered %d without what was granted", doing, e.status)}
 	}
-	now := time.Now()
 	granted := grant(answer.Auth)
 	// Vault counts in whole seconds.
 	last := granted < s.TTL-2*time.Second
