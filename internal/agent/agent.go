@@ -39,9 +39,10 @@ type Agent struct {
 	answers answers
 	changes changes
 	// unwrapped is what a wrapping token was exchanged for.
-	unwrapped unwrapped
-	notifier  *notifier
-	ops       *ops
+	unwrapped  unwrapped
+	refusedIDs refusedIDs
+	notifier   *notifier
+	ops        *ops
 
 	session *session
 	// candidate is the token of an earlier run, not yet taken into use.

@@ -6,7 +6,9 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"strings"
 	"sync"
+	"time"
 
 	"github.com/latchkey-dev/latchkey/internal/render/sealed"
 )
@@ -35,8 +37,49 @@ func (a *Agent) showAppRole(ctx context.Context, c *credential) error {
 		}
 		data["secret_id"] = secret.Reveal()
 	}
+	if p := a.refusedIDs.wait(c.secrets); p != nil {
+		return p
+	}
 	c.login = plainLogin("auth/"+auth.MountPath()+"/login", data)
 	return nil
+}
+
+// lockoutRest is how long IDs that Vault refused are not shown again: five wrong
+// logins within a quarter of an hour lock the role ID out, for every pod that
+// has it (Vault's user lockout, its defaults).
+const lockoutRest = 5 * time.Minute
+
+// refusedIDs are the IDs of method approle that Vault refused last.
+type refusedIDs struct {
+	mu    sync.Mutex
+	ids   [sha256.Size]byte
+	until time.Time
+	why   *Problem
+}
+
+func digest(secrets []sealed.Value[string]) [sha256.Size]byte {
+	var all strings.Builder
+	for _, s := range secrets {
+		all.WriteString(s.Reveal() + "\x00")
+	}
+	return sha256.Sum256([]byte(all.String()))
+}
+
+// wait is why these are not shown to Vault now, or nil.
+func (r *refusedIDs) wait(secrets []sealed.Value[string]) *Problem {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.why == nil || r.ids != digest(secrets) || !time.Now().Before(r.until) {
+		return nil
+	}
+	return r.why
+}
+
+// add remembers why these were refused.
+func (r *refusedIDs) add(secrets []sealed.Value[string], why *Problem) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.ids, r.until, r.why = digest(secrets), time.Now().Add(lockoutRest+jitter(lockoutRest/5)), why
 }
 
 // unwrapped is the secret ID that a wrapping token was exchanged for. That is

@@ -45,6 +45,9 @@ func (a *Agent) authenticate(ctx context.Context) (*session, error) {
 	if err != nil {
 		p := classify(c.doing, err, e)
 		p.judgeLogin(c.about)
+		if p.Act && p.said != "" && c.about.Method == config.MethodAppRole {
+			a.refusedIDs.add(c.secrets, p)
+		}
 		return nil, p
 	}
 	switch {

@@ -77,6 +77,9 @@ func TestAppRole(t *testing.T) {
 		if want := "logging in to https://vault.test:8200 at auth/apps with the role ID in " + p.conf.Vault.Auth.RoleIDPath + ": invalid role or secret ID [secret]wrong-[secret] (400): a secret ID may have expired"; !strings.HasPrefix(strings.ReplaceAll(reason, "[secret][secret]", "[secret]wrong-[secret]"), want) {
 			t.Errorf("got %s\nwant %s", reason, want)
 		}
+		// Vault locks a role ID out, for all who have it, after a few wrong logins.
+		after(time.Minute)
+		p.wantCalls("PUT auth/apps/login")
 		// Another secret ID is read from the file at the next login.
 		p.identity("secret-id", fixtureSecretID)
 		after(11 * time.Second)
