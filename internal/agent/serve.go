@@ -95,7 +95,7 @@ func (a *Agent) serve(ctx context.Context) (running context.Context, stop func()
 		servers.Go(func() { s.run(running, a.log.With("at", at), what, listen) })
 	}
 	if at := a.config.Serve; at != "" && !a.once() {
-		start("probes and metrics", at, func() (net.Listener, error) { return a.ops.listen(at) }, a.opsHandler())
+		start("probes and metrics", at, func() (net.Listener, error) { return limit(a.ops.listen(at)) }, a.opsHandler())
 	}
 	if l := a.config.Local; l != nil && !a.once() {
 		listen := func() (net.Listener, error) { return a.ops.listen(l.Listen) }

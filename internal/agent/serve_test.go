@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"bufio"
 	"context"
 	"fmt"
 	"net"
@@ -376,4 +377,49 @@ func TestStale(t *testing.T) {
 			})
 		})
 	}
+}
+
+// Whoever opens connections and says nothing costs the agent little: only few are
+// open at a time, and others are served when those have ended.
+func TestFewConnectionsAreOpen(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPod(t, env("db.env", "kv/app"))
+		p.conf.Serve = ":9102"
+		listener := make(piped)
+		p.listen = func(string) (net.Listener, error) { return listener, nil }
+		c := p.start()
+		after(0)
+		opened := make(chan net.Conn)
+		go func() {
+			for range openConnections + 1 {
+				there, here := net.Pipe()
+				listener <- here
+				opened <- there
+			}
+		}()
+		for range openConnections {
+			defer (<-opened).Close()
+		}
+		synctest.Wait()
+		select {
+		case last := <-opened:
+			last.Close()
+			t.Errorf("more than %d connections are open", openConnections)
+			c.terminate()
+			return
+		default:
+		}
+		// Those that say nothing are closed by and by.
+		after(6 * time.Second)
+		last := <-opened
+		defer last.Close()
+		_ = last.SetDeadline(time.Now().Add(time.Second))
+		if err := httptest.NewRequest("GET", "/livez", nil).Write(last); err != nil {
+			t.Fatal(err)
+		}
+		if answer, err := http.ReadResponse(bufio.NewReader(last), nil); err != nil || answer.StatusCode != 200 {
+			t.Fatalf("%v, %v", answer, err)
+		}
+		c.terminate()
+	})
 }
