@@ -41,8 +41,14 @@ func format(f config.File, s *Secret) ([]byte, error) {
 	case config.FormatEnv:
 		return env(s.data())
 	case config.FormatJSON:
+		if !indentable(s.data()) {
+			return nil, unwritten("JSON with indentation, so deep does it lie in itself")
+		}
 		return encode(s.data(), "  ")
 	case config.FormatYAML:
+		if !indentable(s.data()) {
+			return nil, unwritten("YAML, so deep does it lie in itself")
+		}
 		return yamlDocument(s.data())
 	case config.FormatProperties:
 		return properties(s.data())
@@ -103,6 +109,37 @@ func text(v any) ([]byte, error) {
 	}
 	b, err := encode(v, "")
 	return bytes.TrimSuffix(b, []byte("\n")), err
+}
+
+// mostIndentation bounds the spaces that lines begin with, in bytes: lists that
+// lie a few thousand deep in each other would make a file of gigabytes of a
+// secret of a few hundred KiB.
+const mostIndentation = 16 << 20
+
+// indentable reports whether a decoded JSON value can be written with two spaces
+// for each level that a line lies deep. One that holds itself cannot.
+func indentable(v any) bool {
+	left := mostIndentation
+	var visit func(v any, depth int)
+	visit = func(v any, depth int) {
+		each := func(element any) {
+			if left -= 2 * depth; left >= 0 {
+				visit(element, depth+1)
+			}
+		}
+		switch v := v.(type) {
+		case map[string]any:
+			for _, element := range v {
+				each(element)
+			}
+		case []any:
+			for _, element := range v {
+				each(element)
+			}
+		}
+	}
+	visit(v, 1)
+	return left >= 0
 }
 
 // encode writes v as JSON with sorted keys and a final newline.

@@ -189,6 +189,9 @@ func toUnescapedJSONPretty(v any) (string, error) { return marshal(v, "  ", fals
 
 // marshal writes v as JSON with sorted keys and no final newline.
 func marshal(v any, indent string, escape bool) (string, error) {
+	if indent != "" && !indentable(v) {
+		return "", unwritten("JSON with indentation, so deep does it lie in itself")
+	}
 	var b bytes.Buffer
 	e := json.NewEncoder(&b)
 	e.SetEscapeHTML(escape)
@@ -200,6 +203,9 @@ func marshal(v any, indent string, escape bool) (string, error) {
 }
 
 func toYAML(v any) (string, error) {
+	if !indentable(v) {
+		return "", unwritten("YAML, so deep does it lie in itself")
+	}
 	b, err := yaml.Marshal(v)
 	if err != nil {
 		return "", unwritten("YAML")
