@@ -95,9 +95,16 @@ func TestWrappingIsDenied(t *testing.T) {
 		p.vault.fault = func(w http.ResponseWriter, r *http.Request) bool {
 			return r.URL.Path == "/v1/sys/wrapping/wrap" && says(403, nil, `{"errors":["1 error occurred:\n\t* permission denied\n\n"]}`)(w, r)
 		}
-		err := <-p.start().result
+		c := p.start()
+		err := <-c.result
 		if err == nil || !strings.Contains(err.Error(), "default policy") {
 			t.Errorf("ended with %v", err)
+		}
+		// It is Vault that refuses, and not the volume.
+		var metrics strings.Builder
+		c.agent.ops.meter.write(&metrics, c.agent.ops.view.Load())
+		if text := metrics.String(); !strings.Contains(text, `latchkey_agent_errors_total{kind="denied"}`) || strings.Contains(text, `kind="volume"`) {
+			t.Errorf("counted as\n%s", text)
 		}
 	})
 }

@@ -27,8 +27,11 @@ func (a *Agent) apply(out []rendered, s *session) {
 		err = a.openGate()
 	}
 	if err != nil {
-		p := problemOf(err)
-		a.tell("volume", p)
+		p, about := problemOf(err), "volume"
+		if errors.As(err, new(*Problem)) {
+			about = "wrapping" // of the token, which Vault gives
+		}
+		a.tell(about, p)
 		if !a.open {
 			a.setReason(p.Text)
 		}
