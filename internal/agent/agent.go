@@ -5,6 +5,19 @@
 // Until the first publication it tries for the configured start timeout; after
 // it, nothing in Vault or in the network makes it end, empty a file or give up
 // a good credential.
+//
+// Run, in agent.go, is a loop: it tends the token, runs a round when an entry is
+// due, and publishes what the round brought. Where to look:
+//
+//	the token      token.go (tend), session.go (one token), login.go and a file a method,
+//	               uses.go (tokens of few uses), retire.go (replaced ones), end.go
+//	a round        entry.go (what is due), secrets.go (one round), mounts.go, write.go,
+//	               lease.go, answer.go (what is kept), changes.go (what says when it changes)
+//	what it gives  publish.go, inputs.go, lend.go (the token's file), notify.go, signal.go
+//	calls to Vault vault.go (one client), transport.go (TLS), problem.go, backoff.go
+//	for the pod    serve.go (probes), metrics.go, proxy*.go, quit.go, gate.go, tell.go, words.go
+//
+// The directory itself is package volume's.
 package agent
 
 import (
