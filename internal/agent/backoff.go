@@ -9,6 +9,8 @@ const (
 	shortestPause = 50 * time.Millisecond
 	longestStart  = 10 * time.Second
 	longestLater  = 2 * time.Minute
+	// longestRest bounds what a server may ask for of all that an agent does.
+	longestRest = 5 * time.Minute
 )
 
 // backoff spaces out tries with full jitter: anything between nothing and a
@@ -34,9 +36,10 @@ func (b *backoff) next(later bool, retryAfter time.Duration) time.Duration {
 // giveRest leaves a Vault that is in trouble alone. There is one pause for the
 // token and for secrets, whichever met the trouble: two that end at different
 // times would double the calls to a Vault that is down, and the herd when it is
-// back.
+// back. Tokens and leases end meanwhile, so that what a maintenance page asks for
+// is kept to within a bound.
 func (a *Agent) giveRest(retryAfter time.Duration) time.Duration {
-	wait := a.restBackoff.next(a.started, retryAfter)
+	wait := a.restBackoff.next(a.started, min(retryAfter, longestRest))
 	a.rested = time.Now().Add(wait)
 	return wait
 }

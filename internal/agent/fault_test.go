@@ -163,3 +163,24 @@ func TestForeign404(t *testing.T) {
 		})
 	}
 }
+
+// A maintenance page may ask for hours: tokens and leases end before.
+func TestLongRetryAfter(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPod(t, env("db.env", "kv/app"))
+		c := p.start()
+		after(time.Second)
+		p.wantReady()
+		p.vault.set(func() {
+			p.vault.fault = says(503, http.Header{"Retry-After": {"3600"}}, `{"errors":["down for maintenance"]}`)
+		})
+		after(6 * time.Minute)
+		p.vault.taken()
+		p.vault.set(func() { p.vault.fault = nil })
+		after(longestRest + longestRest/2)
+		if len(p.vault.taken()) == 0 {
+			t.Error("Vault is not asked")
+		}
+		c.terminate()
+	})
+}
