@@ -469,7 +469,7 @@ func TestProxyMemoryIsBounded(t *testing.T) {
 func FuzzProxyPath(f *testing.F) {
 	for _, path := range []string{"/v1/kv/data/app", "/v1/auth/token/revoke-self", "/v1/auth/token/../token/revoke-self", "/v1//auth/token/create", "/v1/auth/token/%2e%2e/token/revoke",
 		"/v1/auth%2ftoken%2Frevoke-self", "/v1/ns/auth/token/create-orphan", "/v1/AUTH/token/revoke-self", "/v1/auth/token/revoke-self/", "/v1/auth/token/revoke-self%00", "/v1/auth/token/%252e%252e/create",
-		"/v1/a;b/auth/token/create", "/v1/auth/token/create?x=/../", "/v1/./auth/token/create", "/v1/auth\\token\\create", "/v1/auth/token/create/auth/token/a"} {
+		"/v1/a;b/auth/token/create", "/v1/auth/token/create?x=/../", "/v1/./auth/token/create", "/v1/auth\\token\\create", "/v1/auth/token/create/auth/token/a", "/v1/auth/token/auth/token/revoke"} {
 		f.Add("PUT", path)
 		f.Add("GET", path)
 	}

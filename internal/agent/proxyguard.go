@@ -30,18 +30,18 @@ func cleanPath(decoded string) (string, *refusal) {
 	return p, nil
 }
 
-// tokenCall is what follows the first auth/token/ in a path, in lower case, or
-// nothing. A namespace may stand before it, which has no name of that kind, and
-// Vault's router may know one by another case, so that what looks like it is
+// tokenCalls are what follows each auth/token/ in a path, one part of it, in
+// lower case. A namespace may stand before it, which has no name of that kind,
+// and Vault's router may know one by another case, so that what looks like it is
 // taken for it.
-func tokenCall(p string) (call string) {
+func tokenCalls(p string) (calls []string) {
 	s := strings.Split(strings.ToLower(strings.Trim(p, "/")), "/")
 	for i := range len(s) - 2 {
 		if s[i] == "auth" && s[i+1] == "token" {
-			return strings.Join(s[i+2:], "/")
+			calls = append(calls, s[i+2])
 		}
 	}
-	return ""
+	return calls
 }
 
 // guard says why a request may not be made with the agent's own token: those
@@ -51,15 +51,17 @@ func tokenCall(p string) (call string) {
 // that the request states: whatever servers make of one that holds a part of the
 // path, it is judged as the path's beginning.
 func guard(method, namespace, p string, wrapped bool) *refusal {
-	call := tokenCall(strings.Trim(namespace, "/") + "/" + p)
-	if call == "" || slices.Contains([]string{http.MethodGet, http.MethodHead, "LIST"}, method) && !wrapped {
+	calls := tokenCalls(strings.Trim(namespace, "/") + "/" + p)
+	if len(calls) == 0 || slices.Contains([]string{http.MethodGet, http.MethodHead, "LIST"}, method) && !wrapped {
 		return nil
 	}
-	first, _, _ := strings.Cut(call, "/")
+	is := func(what string) bool {
+		return slices.ContainsFunc(calls, func(call string) bool { return strings.HasPrefix(call, what) })
+	}
 	switch {
-	case strings.HasPrefix(first, "revoke"):
+	case is("revoke"):
 		return &refusal{http.StatusForbidden, "the agent's token is not revoked by an app, nor is anything with it (a token of the app's own in X-Vault-Token)"}
-	case strings.HasPrefix(first, "create"):
+	case is("create"):
 		return &refusal{http.StatusForbidden, "no token is made with the agent's, since it would end with it (a login of the app's own, at auth/…/login)"}
 	case wrapped:
 		return &refusal{http.StatusForbidden, "an answer about the agent's token is not wrapped (without X-Vault-Wrap-TTL)"}
