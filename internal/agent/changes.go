@@ -62,7 +62,7 @@ func (c *changes) next(w want, s *api.Secret, date time.Time) time.Time {
 }
 
 // rotated is when to read the password of a static role again: shortly after it
-// is to be rotated, and then every few seconds until it has been, since Vault
+// is to be rotated, and then every few seconds, later less often, until it has been, since Vault
 // begins a new ttl before the password is another. First is the ttl that was read
 // first since the last rotation: one that counts down would make files another,
 // and apps be told, at each read.
@@ -74,7 +74,11 @@ func (c *changes) rotated(key, last string, ttl time.Duration, said any) (at tim
 	if was != nil && was.last == last {
 		said = was.ttl
 		if !now.Before(was.due) {
-			return now.Add(time.Second + was.backoff.next(true, 0)), said
+			pause := was.backoff.next(true, 0)
+			if now.Sub(was.due) < time.Minute {
+				pause = min(pause, soon)
+			}
+			return now.Add(time.Second + pause), said
 		}
 	}
 	if c.rotations == nil {

@@ -37,12 +37,7 @@ func (p *pod) static(every, late time.Duration) {
 // another; not more often than that.
 func TestStaticRole(t *testing.T) {
 	for late, most := range map[time.Duration]int{0: 2, 20 * time.Second: 11} {
-		// The first read comes within seconds; the pauses between those after it
-		// are drawn at random, and the longest is two minutes.
-		soon := 10 * time.Second
-		if late > 0 {
-			soon = longestLater + 10*time.Second
-		}
+		const soon = 10 * time.Second // of full seconds and pauses
 		t.Run(late.String(), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				p := newPod(t, config.File{Path: "password", Secret: "db/static-creds/app", Format: config.FormatRaw, Key: "password", Refresh: config.Duration(24 * time.Hour)})
