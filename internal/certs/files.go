@@ -68,7 +68,8 @@ type files struct {
 // later than the process, and change; a pair that does not fit changes nothing.
 func Files(dir string, log *slog.Logger) *Keeper {
 	f := &files{pair: Pair{Dir: dir}, log: log}
-	f.problem.Store(new(string))
+	unread := "it has not been read yet"
+	f.problem.Store(&unread)
 	return newKeeper(f, log)
 }
 
