@@ -25,9 +25,8 @@ import (
 // rate is how many pods a second are asked for while something happens.
 const rate = 200
 
-// rotationRate is that of the tests that run beside others. Alone, with
-// ARGS="-run TestCertificatesRotate -rotation-rate 200", they bear what rate asks for.
-var rotationRate = flag.Int("rotation-rate", 25, "how many pods a second to ask for while certificates rotate")
+// rotationRate is that while certificates rotate, which takes minutes.
+var rotationRate = flag.Int("rotation-rate", 100, "how many pods a second to ask for while certificates rotate")
 
 const selectInjector = "app.kubernetes.io/name=" + harness.InjectorName
 

@@ -1,8 +1,5 @@
 package e2e
 
-// Of the tests that wait to run side by side the last one is resumed first: this
-// one, by the name of its file. It takes longer than all others together.
-
 import (
 	"context"
 	"os"
@@ -15,12 +12,11 @@ import (
 	"github.com/latchkey-dev/latchkey/test/harness"
 )
 
-// Whoever keeps the certificate, it and its CA change without costing a pod:
-// neither of those that are asked for here, nor of the tests that run meanwhile.
-// Most of the time is the minute for which a new CA rests before it is used. What
-// takes the installed injector as the suite installed it cannot run beside this.
+// Whoever keeps the certificate, it and its CA change without costing a pod. Most
+// of the time is the minute for which a new CA rests before it is used; but beside
+// tests that start many pods, a machine of two cores cannot answer every call of
+// the webhook within its 5 s.
 func TestCertificatesRotateUnderLoad(t *testing.T) {
-	t.Parallel()
 	suite.CertManager(t)
 	// One of an earlier run would be served until the new one is there. Later
 	// means after the suite's install: until then somebody makes them anew.
