@@ -2,6 +2,7 @@ package harness
 
 import (
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -46,13 +47,21 @@ func processIn(id string) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	oldest := 0
+	// By the time of its start and not by its number, since numbers come round
+	// again, and a probe's process may have a lower one.
+	oldest, began := 0, uint64(math.MaxUint64)
 	for _, file := range files {
 		// A process may end while it is looked at.
-		if data, err := os.ReadFile(file); err == nil && strings.Contains(string(data), id) {
-			if pid, err := strconv.Atoi(strings.Split(file, "/")[2]); err == nil && (oldest == 0 || pid < oldest) {
-				oldest = pid
-			}
+		data, err := os.ReadFile(file)
+		if err != nil || !strings.Contains(string(data), id) {
+			continue
+		}
+		pid, err := strconv.Atoi(strings.Split(file, "/")[2])
+		if err != nil {
+			continue
+		}
+		if start, err := startOf(pid); err == nil && start < began {
+			oldest, began = pid, start
 		}
 	}
 	if oldest == 0 {
@@ -77,4 +86,18 @@ func (s *Space) ReadFile(p *corev1.Pod, container, path string) []byte {
 		s.Fatalf("reading %s of %s/%s: %v", path, p.Name, container, err)
 	}
 	return data
+}
+
+// startOf is when a process started, in clock ticks since the machine did (proc(5)).
+func startOf(pid int) (uint64, error) {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0, err
+	}
+	// The second field, a name in parentheses, may hold anything.
+	fields := strings.Fields(string(stat[strings.LastIndexByte(string(stat), ')')+1:]))
+	if len(fields) < 20 {
+		return 0, fmt.Errorf("process %d has %d fields after its name", pid, len(fields))
+	}
+	return strconv.ParseUint(fields[19], 10, 64)
 }
