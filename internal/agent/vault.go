@@ -35,14 +35,10 @@ func newClient(v config.Vault, transport http.RoundTripper, namespace string, to
 			}
 		}
 	}
-	timeout := time.Duration(v.Timeout)
-	if timeout == 0 {
-		timeout = requestTimeout
-	}
 	c, err := api.NewClient(&api.Config{
 		Address:          v.Address,
 		HttpClient:       &http.Client{Transport: strict{transport}, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }},
-		Timeout:          timeout,
+		Timeout:          callTimeout(v),
 		MaxRetries:       0,
 		DisableRedirects: true,
 	})
