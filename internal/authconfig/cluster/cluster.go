@@ -1,0 +1,55 @@
+// Package cluster is authconfig's edge to Kubernetes.
+package cluster
+
+import (
+	"context"
+	"time"
+
+	"github.com/latchkey-dev/latchkey/internal/authconfig/desired"
+	"github.com/latchkey-dev/latchkey/internal/authconfig/plan"
+	"github.com/latchkey-dev/latchkey/internal/render/sealed"
+)
+
+// API is what authconfig asks of the API server.
+type API interface {
+	// Sources reads the ConfigMaps with roles. A missing one is no error.
+	Sources(ctx context.Context, sources []desired.Source) ([]desired.ConfigMap, error)
+	// CA is the bundle that pods verify the API server with, as PEM, from the
+	// ConfigMap kube-root-ca.crt of authconfig's namespace.
+	CA(ctx context.Context) (string, error)
+	// Keys are the public keys that ServiceAccount tokens are verified with, as
+	// PEM by key id, and Issuer the issuer of such tokens.
+	Keys(ctx context.Context) (keys map[string]string, err error)
+	Issuer(ctx context.Context) (string, error)
+
+	// Record reads what authconfig noted; the zero Record where there is none yet.
+	Record(ctx context.Context) (plan.Record, error)
+	// SaveRecord stores it. A record that another has changed since Record read it
+	// is an error.
+	SaveRecord(ctx context.Context, r plan.Record) error
+
+	// Token requests a token of a ServiceAccount (namespace/name). No audience is
+	// the API server's own. bound may be nil.
+	Token(ctx context.Context, account string, audience string, life time.Duration, bound *Secret) (Token, error)
+	// Review has the API server review a token of a client, with the reviewer's
+	// token as the caller's. It is an error that the reviewer may not, or that the
+	// client's token is not good for the audience.
+	Review(ctx context.Context, reviewer, client sealed.Value[string], audience string) error
+
+	// Secret makes an empty Secret of the name, or finds it; fresh deletes one that
+	// is there, so that tokens bound to it die.
+	Secret(ctx context.Context, name string, fresh bool) (Secret, error)
+	// FindSecret says whether there is one, and what it holds of a ServiceAccount
+	// token.
+	FindSecret(ctx context.Context, name string) (found *Secret, token sealed.Value[string], err error)
+	DeleteSecret(ctx context.Context, s Secret) error
+}
+
+// Secret is one of authconfig's namespace.
+type Secret struct{ Name, UID, Version string }
+
+// Token is a ServiceAccount token.
+type Token struct {
+	JWT             sealed.Value[string]
+	Issued, Expires time.Time
+}

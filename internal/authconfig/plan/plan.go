@@ -1,0 +1,172 @@
+// Package plan compares what is wanted with what Vault has and with what
+// authconfig made itself, and says what to do. It is pure.
+package plan
+
+import (
+	"time"
+
+	"github.com/latchkey-dev/latchkey/internal/authconfig/desired"
+)
+
+// Target is what Vault is to hold.
+type Target struct {
+	// Mount is the path below auth/, such as "kubernetes/staging/backend".
+	Mount string
+	Tune  Tune
+	// Type of the mount: "kubernetes" or "jwt".
+	Type string
+	// Config is written whole. What it holds of credentials is the reviewer's
+	// and is not in here.
+	Config desired.Fields
+	// NewCredential says why the config is to be written even if it does not
+	// differ: its reviewer token is due; empty if it is not.
+	NewCredential string
+	Roles         desired.Roles
+	// Own are the roles that authconfig needs itself, such as the one of its
+	// probe, by name.
+	Own map[string]desired.Role
+	// Adopt takes over a mount that somebody else made, and roles of the wanted
+	// names. It never deletes what was not wanted.
+	Adopt bool
+}
+
+// Tune is what is kept of a mount's own settings.
+type Tune struct {
+	Description string
+	// DefaultLeaseTTL and MaxLeaseTTL in whole seconds; 0 is Vault's own.
+	DefaultLeaseTTL, MaxLeaseTTL time.Duration
+}
+
+// Observed is what Vault holds.
+type Observed struct {
+	// Cluster is Vault's cluster id.
+	Cluster string
+	// Mount is nil where the path is free.
+	Mount *Mount
+	// Config is nil where there is none yet.
+	Config desired.Fields
+	// Roles has all roles of the mount, by name in lower case.
+	Roles map[string]desired.Fields
+}
+
+// Mount is an auth mount as sys/auth lists it.
+type Mount struct {
+	Type, Accessor string
+	Tune           Tune
+}
+
+// Record is what authconfig made. It lies in the cluster. Nothing of it is
+// secret.
+type Record struct {
+	// Version of this format, RecordVersion.
+	Version int `json:"version"`
+	// VaultCluster and Accessor say which mount of which Vault all else is about.
+	VaultCluster string `json:"vaultCluster,omitempty"`
+	Mount        string `json:"mount,omitempty"`
+	Accessor     string `json:"accessor,omitempty"`
+	// Creating says that the mount was about to be made: one that is there
+	// afterwards, without a config, is ours.
+	Creating bool `json:"creating,omitempty"`
+	// Roles that are ours, by name in lower case.
+	Roles map[string]RecordedRole `json:"roles,omitempty"`
+	// Reviewer is what is known of the credential in the config.
+	Reviewer Reviewer `json:"reviewer,omitzero"`
+}
+
+// RecordVersion is the only Record.Version that this build understands.
+const RecordVersion = 1
+
+// RecordedRole is a role that authconfig wrote.
+type RecordedRole struct {
+	// Source is the ConfigMap (namespace/name) that asked for it, empty for an
+	// own one.
+	Source string `json:"source,omitempty"`
+	// Hash of its fields, see Hash.
+	Hash string `json:"hash"`
+	// Creating says that it was about to be made: it is ours if Vault has it with
+	// this hash.
+	Creating bool `json:"creating,omitempty"`
+}
+
+// Reviewer is what is known of the credential that Vault reviews tokens with.
+type Reviewer struct {
+	// Mode is that of package reviewer.
+	Mode string `json:"mode,omitempty"`
+	// Secret and SecretUID name the Secret that the token is bound to, or that
+	// holds it.
+	Secret    string `json:"secret,omitempty"`
+	SecretUID string `json:"secretUID,omitempty"`
+	// SecretVersion is the resourceVersion of a Secret that holds the token.
+	SecretVersion string `json:"secretVersion,omitempty"`
+	// Issued and Expires bound the token's life; zero where it has no end.
+	Issued  time.Time `json:"issued,omitzero"`
+	Expires time.Time `json:"expires,omitzero"`
+	// Keys are the cluster's public keys by id, as PEM, and when each was last
+	// served.
+	Keys map[string]Key `json:"keys,omitempty"`
+}
+
+// Key is a public key that signs ServiceAccount tokens.
+type Key struct {
+	PEM  string    `json:"pem"`
+	Seen time.Time `json:"seen"`
+}
+
+// Verb is what a step does.
+type Verb string
+
+// The verbs. Adopt only records what is there already.
+const (
+	Create Verb = "create"
+	Change Verb = "change"
+	Adopt  Verb = "adopt"
+	Delete Verb = "delete"
+)
+
+// Kind is what a step is about.
+type Kind string
+
+// The kinds, in the order in which they are applied; deletions come last of all.
+const (
+	KindServiceAccount Kind = "serviceaccount"
+	KindBinding        Kind = "clusterrolebinding"
+	KindSecret         Kind = "secret"
+	KindMount          Kind = "mount"
+	KindTune           Kind = "tune"
+	KindConfig         Kind = "config"
+	KindRole           Kind = "role"
+)
+
+// Step is one change.
+type Step struct {
+	Verb Verb
+	Kind Kind
+	// Name is the role's, the mount's or namespace/name of an object in the
+	// cluster.
+	Name string
+	// Source of a role, see desired.Role.
+	Source string
+	// Before is nil for Create, After for Delete.
+	Before, After desired.Fields
+	// Why is told beside it, empty where the fields say it all.
+	Why string
+	// Drift says that Vault's content was ours and somebody changed it.
+	Drift bool
+}
+
+// Plan is what to do.
+type Plan struct {
+	Steps []Step
+	// Refused says why something wanted is not done: a mount of another type, a
+	// role that somebody else made. Nothing happens to that.
+	Refused []Refusal
+}
+
+// Refusal is one thing that is not done.
+type Refusal struct {
+	Kind Kind
+	Name string
+	// Source and Key are the ConfigMap and its key, for a role.
+	Source, Key string
+	Text        string // why, and the remedy
+}
