@@ -40,13 +40,18 @@ type API interface {
 	// is there, so that tokens bound to it die.
 	Secret(ctx context.Context, name string, fresh bool) (Secret, error)
 	// FindSecret says whether there is one, and what it holds of a ServiceAccount
-	// token.
+	// token. One that is being deleted is none: it holds no token up any more.
 	FindSecret(ctx context.Context, name string) (found *Secret, token sealed.Value[string], err error)
 	DeleteSecret(ctx context.Context, s Secret) error
 }
 
-// Secret is one of authconfig's namespace.
-type Secret struct{ Name, UID, Version string }
+// Secret is one of authconfig's namespace. Version is its resourceVersion.
+type Secret struct {
+	Name, UID, Version string
+	// Type is the Secret's, such as "Opaque", and Account the name of the
+	// ServiceAccount that one of type kubernetes.io/service-account-token is for.
+	Type, Account string
+}
 
 // Token is a ServiceAccount token.
 type Token struct {

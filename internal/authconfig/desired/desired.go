@@ -28,8 +28,10 @@ func (s Source) String() string { return s.Namespace + "/" + s.Name }
 // ConfigMap is a source as it was found.
 type ConfigMap struct {
 	Source
-	// Missing says that the cluster has no such ConfigMap.
+	// Missing says that the cluster has no such ConfigMap. It may be there and
+	// not be readable: then Why says what hinders it and how to mend that.
 	Missing bool
+	Why     string
 	// Data has a role as JSON or YAML for each name. Binary are the keys of its
 	// binaryData, which cannot be roles.
 	Data   map[string]string
