@@ -7,6 +7,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/latchkey-dev/latchkey/internal/config"
+	"github.com/latchkey-dev/latchkey/internal/suggest"
 )
 
 const (
@@ -72,7 +73,7 @@ func unknownAnnotation(name string) string {
 	for i, r := range table {
 		known[i] = r.name
 	}
-	hint := didYouMean(name, known)
+	hint := suggest.DidYouMean(name, known)
 	if hint == "" {
 		hint = strings.Join(known, ", ")
 	}

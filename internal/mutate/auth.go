@@ -7,6 +7,7 @@ import (
 	"unicode"
 
 	"github.com/latchkey-dev/latchkey/internal/config"
+	"github.com/latchkey-dev/latchkey/internal/suggest"
 )
 
 type operatorAuth struct {
@@ -34,7 +35,7 @@ func (c *operatorConnection) compileAuth(p *Problems, at string, out *Connection
 	checkVaultNamespace(p, at+".namespace", a.Namespace)
 	if !slices.Contains(config.Methods, auth.Method) {
 		allowed := strings.Join(config.Methods, ", ")
-		p.add(at+".method", "%q (%s)", auth.Method, or(didYouMean(auth.Method, config.Methods), allowed))
+		p.add(at+".method", "%q (%s)", auth.Method, or(suggest.DidYouMean(auth.Method, config.Methods), allowed))
 		return
 	}
 	a.checkForeign(p, at, auth.Method)

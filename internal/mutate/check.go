@@ -9,6 +9,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/latchkey-dev/latchkey/internal/config"
+	"github.com/latchkey-dev/latchkey/internal/suggest"
 )
 
 // The names of what the injector adds. Nothing else may bear them.
@@ -63,7 +64,7 @@ func checkKnown(row string, names, known []string, otherRow string, others []str
 			continue
 		}
 		known := known[:min(len(known), maxTold)]
-		p.add(row, "%q is unknown (%s)", name, or(didYouMean(name, known), or(strings.Join(known, ", "), "the pod has none")))
+		p.add(row, "%q is unknown (%s)", name, or(suggest.DidYouMean(name, known), or(strings.Join(known, ", "), "the pod has none")))
 	}
 }
 

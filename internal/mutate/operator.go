@@ -19,6 +19,7 @@ import (
 	kjson "sigs.k8s.io/json"
 	"sigs.k8s.io/yaml"
 
+	"github.com/latchkey-dev/latchkey/internal/suggest"
 	"github.com/latchkey-dev/latchkey/internal/version"
 )
 
@@ -179,7 +180,7 @@ func (f *operatorFile) compile(p *Problems) *Config {
 	for _, name := range f.Policy.MayOverride {
 		if !slices.Contains(overridable, name) {
 			allowed := or(strings.Join(overridable, ", "), "there is nothing to override yet")
-			p.add("policy.mayOverride", "%q is unknown (%s)", name, or(didYouMean(name, overridable), allowed))
+			p.add("policy.mayOverride", "%q is unknown (%s)", name, or(suggest.DidYouMean(name, overridable), allowed))
 		}
 	}
 	if len(f.Connections) == 0 {

@@ -298,19 +298,6 @@ func TestDocumentationIsCurrent(t *testing.T) {
 	}
 }
 
-func TestDidYouMean(t *testing.T) {
-	known := []string{"files", "refresh", "role", "inject"}
-	for name, want := range map[string]string{
-		"file": "files", "refesh": "refresh", "Inject": "inject", "rloe": "role",
-		"something-else": "", "x": "", "ole": "role", "xy": "", "abc": "",
-	} {
-		got := didYouMean(name, known)
-		if want == "" && got != "" || !strings.Contains(got, want) {
-			t.Errorf("%s: %q, want %q", name, got, want)
-		}
-	}
-}
-
 // Values of a wrong type are told by their places, all at once and beside
 // unknown keys, without words of Go's.
 func TestOperatorFileWithWrongTypes(t *testing.T) {

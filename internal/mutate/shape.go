@@ -7,6 +7,8 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+
+	"github.com/latchkey-dev/latchkey/internal/suggest"
 )
 
 // A shape compares a document with the Go type that it is meant for, before it
@@ -103,7 +105,7 @@ func (s *shape) compareMap(value any, t reflect.Type, at string) {
 		case ok:
 			s.compare(entries[name], field, place)
 		default:
-			s.unknown.add(place, "unknown key (%s)", or(didYouMean(name, known), strings.Join(known, ", ")))
+			s.unknown.add(place, "unknown key (%s)", or(suggest.DidYouMean(name, known), strings.Join(known, ", ")))
 		}
 	}
 }

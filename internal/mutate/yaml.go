@@ -12,6 +12,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/latchkey-dev/latchkey/internal/config"
+	"github.com/latchkey-dev/latchkey/internal/suggest"
 )
 
 // key declares one key of a map in an annotation's YAML: reading and
@@ -92,7 +93,7 @@ func readKeys[T any](m *yaml.Node, keys []key[T], into *T) []error {
 			for i, k := range keys {
 				known[i] = k.name
 			}
-			errs = append(errs, fmt.Errorf("unknown key %q (%s)", name, or(didYouMean(name, known), strings.Join(known, ", "))))
+			errs = append(errs, fmt.Errorf("unknown key %q (%s)", name, or(suggest.DidYouMean(name, known), strings.Join(known, ", "))))
 			continue
 		}
 		if err := readValue(values[name], keys[i].name, keys[i].typ, keys[i].field(into)); err != nil {
