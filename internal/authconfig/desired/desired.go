@@ -20,6 +20,9 @@ type Source struct {
 	AllowedPolicies   []string `json:"allowedPolicies,omitempty"`
 	// RolePrefix is what the names of its roles have to begin with.
 	RolePrefix string `json:"rolePrefix,omitempty"`
+	// AllowAnyName lets a role bind every ServiceAccount of its namespaces with
+	// the name "*".
+	AllowAnyName bool `json:"allowAnyServiceAccount,omitempty"`
 }
 
 // String is what a person calls the ConfigMap: namespace/name.
