@@ -101,15 +101,27 @@ type Reviewer struct {
 	// Issued and Expires bound the token's life; zero where it has no end.
 	Issued  time.Time `json:"issued,omitzero"`
 	Expires time.Time `json:"expires,omitzero"`
-	// Keys are the cluster's public keys by id, as PEM, and when each was last
-	// served.
+	// Retired is the Secret of the token before, until it is deleted.
+	Retired RetiredSecret `json:"retired,omitzero"`
+	// Keys are the cluster's public keys by id.
 	Keys map[string]Key `json:"keys,omitempty"`
+	// NoDiscovery is why keys are written though discovery was asked for.
+	NoDiscovery string `json:"noDiscovery,omitempty"`
 }
 
-// Key is a public key that signs ServiceAccount tokens.
+// RetiredSecret is a Secret whose token Vault has no more.
+type RetiredSecret struct {
+	Secret    string `json:"secret"`
+	SecretUID string `json:"secretUID"`
+	// Delete says when: a little later, for the logins that are under way.
+	Delete time.Time `json:"delete"`
+}
+
+// Key is a public key that signs ServiceAccount tokens, as PEM.
 type Key struct {
-	PEM  string    `json:"pem"`
-	Seen time.Time `json:"seen"`
+	PEM string `json:"pem"`
+	// Gone is when it was first not served any more; zero while it is.
+	Gone time.Time `json:"gone,omitzero"`
 }
 
 // Verb is what a step does.
