@@ -34,7 +34,7 @@ func (a *Agent) Validate() error {
 		bad("version", "%d (%d)", a.Version, Version)
 	}
 	oneOf("lifecycle", a.Lifecycle, Native, Init, Sidecar)
-	errs = append(errs, a.Vault.validate()...)
+	errs = append(errs, a.Vault.Validate()...)
 	if len(a.Files) == 0 && !a.Lends() {
 		bad("files", "empty (at least one file, a token file, or a proxy)")
 	}

@@ -16,7 +16,9 @@ import (
 // MinTimeout is the shortest Vault.Timeout.
 const MinTimeout = time.Second
 
-func (v *Vault) validate() []error {
+// Validate reports every problem at once, each as `vault.field: problem (what is
+// allowed)`.
+func (v *Vault) Validate() []error {
 	var errs []error
 	bad := func(field, format string, args ...any) {
 		errs = append(errs, fmt.Errorf("vault."+field+": "+format, args...))
