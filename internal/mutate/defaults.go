@@ -1,6 +1,8 @@
 package mutate
 
 import (
+	"bytes"
+	"encoding/json"
 	"fmt"
 	"maps"
 	"slices"
@@ -11,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/resource"
 
 	"github.com/latchkey-dev/latchkey/internal/config"
+	"github.com/latchkey-dev/latchkey/internal/strictyaml"
 )
 
 // Defaults hold for every pod that does not say otherwise.
@@ -38,8 +41,25 @@ type operatorDefaults struct {
 }
 
 type operatorResources struct {
-	Requests map[string]rawJSON `json:"requests"`
-	Limits   map[string]rawJSON `json:"limits"`
+	Requests map[string]rawQuantity `json:"requests"`
+	Limits   map[string]rawQuantity `json:"limits"`
+}
+
+// rawQuantity is a quantity as it was written: a string, or a number.
+type rawQuantity []byte
+
+// UnmarshalJSON keeps a copy of the value.
+func (r *rawQuantity) UnmarshalJSON(b []byte) error {
+	var value any
+	if err := json.Unmarshal(b, &value); err != nil {
+		return err
+	}
+	switch value.(type) {
+	case string, float64:
+		*r = bytes.Clone(b)
+		return nil
+	}
+	return fmt.Errorf("is a %s (a string or a number)", strictyaml.Kind(value))
 }
 
 func (d *operatorDefaults) compile(p *Problems) Defaults {
@@ -105,7 +125,7 @@ const (
 )
 
 func (r *operatorResources) compile(p *Problems) corev1.ResourceRequirements {
-	list := func(at string, values map[string]rawJSON) corev1.ResourceList {
+	list := func(at string, values map[string]rawQuantity) corev1.ResourceList {
 		out := make(corev1.ResourceList)
 		for _, name := range slices.Sorted(maps.Keys(values)) {
 			value := strings.Trim(string(values[name]), `"`) // a number is a quantity too

@@ -1,24 +1,17 @@
 package mutate
 
 import (
-	"bytes"
-	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"path"
-	"reflect"
 	"regexp"
 	"slices"
 	"strings"
 
-	goyaml "go.yaml.in/yaml/v3"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/validation"
-	kjson "sigs.k8s.io/json"
-	"sigs.k8s.io/yaml"
 
+	"github.com/latchkey-dev/latchkey/internal/strictyaml"
 	"github.com/latchkey-dev/latchkey/internal/suggest"
 	"github.com/latchkey-dev/latchkey/internal/version"
 )
@@ -85,28 +78,17 @@ func DefaultConfig() *Config {
 // errors. All problems are reported at once, as Problems, but for what cannot be
 // checked in a file whose form is wrong.
 func ParseConfig(data []byte) (*Config, error) {
-	if err := oneDocument(data); err != nil {
-		return nil, fmt.Errorf("reading YAML: %w", err)
-	}
-	asJSON, err := yaml.YAMLToJSONStrict(data)
-	if err != nil {
-		return nil, fmt.Errorf("reading YAML: %w", err)
-	}
-	var document any
-	dec := json.NewDecoder(bytes.NewReader(asJSON))
-	dec.UseNumber() // quantities are kept as they were written
-	if err := dec.Decode(&document); err != nil {
-		return nil, fmt.Errorf("reading YAML: %w", err)
-	}
-	var form shape
-	form.compare(document, reflect.TypeFor[operatorFile](), "")
-	p := form.unknown
-	if len(form.wrong) > 0 {
-		return nil, append(p, form.wrong...).err()
-	}
 	var f operatorFile
-	if err := kjson.UnmarshalCaseSensitivePreserveInts(asJSON, &f); err != nil {
-		return nil, fmt.Errorf("reading YAML: %w", err)
+	unknown, wrong, err := strictyaml.Decode(data, &f, restricting)
+	if err != nil {
+		return nil, err
+	}
+	var p Problems
+	for _, q := range append(unknown, wrong...) {
+		p.add(q.At, "%s", q.Text)
+	}
+	if len(wrong) > 0 {
+		return nil, p.err()
 	}
 	cfg := f.compile(&p)
 	if err := p.err(); err != nil {
@@ -115,23 +97,19 @@ func ParseConfig(data []byte) (*Config, error) {
 	return cfg, nil
 }
 
-// oneDocument reports what stands behind the end of the first document: no
-// reader would look at it.
-func oneDocument(data []byte) error {
-	var document goyaml.Node
-	dec := goyaml.NewDecoder(bytes.NewReader(data))
-	for i := range 2 {
-		err := dec.Decode(&document)
-		switch {
-		case errors.Is(err, io.EOF):
-			return nil
-		case i == 1:
-			return errors.New("there is a second document (one, without a line of --- behind it)")
-		case err != nil:
-			return err
-		}
-	}
-	return nil
+// restricting are the keys without which a connection is open to more pods, or
+// trusts and shows more, each with what it holds. Null is most often a list whose
+// items are commented out, and would be no restriction at all.
+var restricting = map[string]string{
+	"allowedNamespaces":  "a list of namespaces, [] for none; without the key all of them",
+	"ca":                 "a PEM bundle; without the key another source, or the system's roots",
+	"caConfigMap":        "name and key; without it another source, or the system's roots",
+	"caSecret":           "name and key; without it another source, or the system's roots",
+	"clusterTrustBundle": "name or signerName; without it another source, or the system's roots",
+	"labelSelector":      "matchLabels and matchExpressions; without it all bundles of the signer",
+	"matchLabels":        "a map of labels; without it no label is asked for",
+	"matchExpressions":   "a list; without it nothing is asked for",
+	"clientCertSecret":   "the name of a Secret; without it the agent shows no certificate",
 }
 
 // or is value, or fallback where value is empty.
