@@ -1,4 +1,50 @@
 // Package cluster is authconfig's edge to Kubernetes.
+//
+// These are the rights that its calls need, by a Role of the namespace in
+// question or, where that says "cluster", by a ClusterRole. NS is authconfig's
+// namespace. A verb in brackets is one that callers of this package need for
+// their watches.
+//
+// Always:
+//
+//	where          resource                                     verbs
+//	NS             configmaps kube-root-ca.crt                  get [list watch]
+//	NS             configmaps latchkey-authconfig               get update [list watch]
+//	NS             configmaps (no name)                         create
+//	a source's     configmaps, that one                         get [list watch]
+//	NS             serviceaccounts/token, the reviewer          create
+//
+// Reviewer short-lived:
+//
+//	NS             secrets latchkey-reviewer-a, -b              get delete [list watch]
+//	NS             secrets (no name)                            create
+//
+// Reviewer long-lived:
+//
+//	NS             secrets, the one that is named               get [list watch]
+//
+// Reviewer jwt: /openid/v1/jwks and /.well-known/openid-configuration, which
+// every ServiceAccount may get on a cluster as it comes, by the ClusterRole
+// system:service-account-issuer-discovery.
+//
+// Objects, only when authconfig is to make them itself:
+//
+//	NS             serviceaccounts                              get list create delete
+//	cluster        serviceaccounts                              the same, if accounts of other namespaces are listed
+//	cluster        namespaces, those                            get (without it, that one is missing shows when it is too late)
+//	cluster        clusterrolebindings latchkey-authconfig-delegators-NS    get update delete
+//	cluster        clusterrolebindings (no name)                create
+//	cluster        clusterroles system:auth-delegator           bind
+//	NS             secrets (no name), and the long-lived one    create; get delete
+//
+// The reviewer, not authconfig, needs create of tokenreviews and
+// subjectaccessreviews (ClusterRole system:auth-delegator); and to get
+// ServiceAccounts for alias metadata, and namespaces for roles with a namespace
+// selector.
+//
+// SelfSubjectAccessReviews, which everybody may create, tell whether there is
+// leave to look for objects that are not wanted any more, so that an
+// installation without that leave is not refused again and again.
 package cluster
 
 import (
