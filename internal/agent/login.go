@@ -12,6 +12,7 @@ import (
 	"github.com/hashicorp/vault/api"
 	"github.com/hashicorp/vault/api/auth/kubernetes"
 
+	"github.com/latchkey-dev/latchkey/internal/claims"
 	"github.com/latchkey-dev/latchkey/internal/config"
 	"github.com/latchkey-dev/latchkey/internal/render/sealed"
 	"github.com/latchkey-dev/latchkey/internal/vaulterr"
@@ -147,9 +148,9 @@ func (a *Agent) showServiceAccount(c *credential) error {
 	if err != nil {
 		return &Problem{Text: fmt.Sprintf("%s: reading the ServiceAccount token: %v (the kubelet writes it)", c.doing, err)}
 	}
-	who := readClaims(jwt.Reveal())
+	who := claims.Read(jwt.Reveal())
 	c.doing += " as " + who.String()
-	c.about.Namespace, c.about.ServiceAccount = who.namespace, who.name
+	c.about.Namespace, c.about.ServiceAccount = who.Namespace, who.ServiceAccount
 	c.secrets = []sealed.Value[string]{jwt}
 	method, err := kubernetes.NewKubernetesAuth(auth.Role, kubernetes.WithMountPath(auth.MountPath()), kubernetes.WithServiceAccountToken(jwt.Reveal()))
 	if err != nil {
