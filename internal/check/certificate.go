@@ -17,6 +17,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/latchkey-dev/latchkey/internal/vaultconn"
 )
 
 // servingCertificate looks at what each replica serves where there is a way to
@@ -83,10 +85,10 @@ func judgeReplica(ctx context.Context, address string, err error) []Result {
 	return fail("see the log of that replica", "the replica at %s is ready and shows no certificate: %v", address, rootCause(err))
 }
 
-// servedAt is the chain that a server shows within dialTimeout, whether or not
+// servedAt is the chain that a server shows within vaultconn.DialTimeout, whether or not
 // it convinces.
 func servedAt(ctx context.Context, address, name string) ([]*x509.Certificate, error) {
-	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
+	ctx, cancel := context.WithTimeout(ctx, vaultconn.DialTimeout)
 	defer cancel()
 	dialer := tls.Dialer{Config: &tls.Config{
 		ServerName: name,

@@ -18,6 +18,7 @@ import (
 
 	"github.com/latchkey-dev/latchkey/internal/mutate"
 	"github.com/latchkey-dev/latchkey/internal/render/sealed"
+	"github.com/latchkey-dev/latchkey/internal/vaultconn"
 	"github.com/latchkey-dev/latchkey/internal/vaulterr"
 )
 
@@ -134,7 +135,7 @@ func judgeLogin(err error, who string, jwt sealed.Value[string], about vaulterr.
 	doing := "logging in as " + who
 	var response *api.ResponseError
 	switch {
-	case errors.As(err, new(redirected)):
+	case errors.As(err, new(vaultconn.Redirected)):
 		return fail("use the address of the active server, or let standbys forward", "%s: a standby sends elsewhere", doing)
 	case errors.As(err, new(*json.SyntaxError)):
 		return fail("is something between here and Vault?", "%s: the answer is none of Vault's", doing)

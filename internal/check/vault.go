@@ -10,7 +10,6 @@ import (
 	"net"
 	"net/http"
 	"net/url"
-	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -19,12 +18,10 @@ import (
 	"github.com/hashicorp/vault/api"
 
 	"github.com/latchkey-dev/latchkey/internal/mutate"
+	"github.com/latchkey-dev/latchkey/internal/vaultconn"
 )
 
-const (
-	dialTimeout = 5 * time.Second
-	callTimeout = 10 * time.Second // of one call, to whomever
-)
+const callTimeout = 10 * time.Second // of one call, to whomever
 
 // vault is the server of a connection that answers.
 type vault struct {
@@ -118,7 +115,7 @@ func judgeStandby(address, version string, err error) []Result {
 	const remedy = "use the address of the active server, such as that of Service vault-active, or let standbys forward"
 	var response *api.ResponseError
 	switch {
-	case errors.As(err, new(redirected)):
+	case errors.As(err, new(vaultconn.Redirected)):
 		return fail(remedy, "%s is a standby of Vault %s that sends others elsewhere, where agents do not follow", address, version)
 	case errors.As(err, &response):
 		return fail(remedy+"; its log says why it could not", "%s is a standby of Vault %s that does not forward: %s (%d)", address, version, strings.Join(response.Errors, "; "), response.StatusCode)
@@ -129,77 +126,20 @@ func judgeStandby(address, version string, err error) []Result {
 // dialer makes the transport that the agent would make: the environment has no
 // say in it.
 func dialer(c *mutate.Connection, t *trust) (http.RoundTripper, error) {
-	config := &tls.Config{MinVersion: tls.VersionTLS12, ServerName: c.Vault.TLSServerName}
-	var err error
-	if config.RootCAs, err = t.pool(); err != nil {
+	roots, err := t.pool()
+	if err != nil {
 		return nil, err
 	}
+	var certificate func() (*tls.Certificate, error)
 	if t.client != nil {
-		config.Certificates = []tls.Certificate{*t.client}
+		certificate = func() (*tls.Certificate, error) { return t.client, nil }
 	}
-	var proxy func(*http.Request) (*url.URL, error)
-	if c.Vault.Proxy != "" {
-		u, err := url.Parse(c.Vault.Proxy)
-		if err != nil {
-			return nil, errors.New("its proxy is not a URL")
-		}
-		proxy = http.ProxyURL(u)
-	}
-	return strict{&http.Transport{
-		Proxy:               proxy,
-		DialContext:         (&net.Dialer{Timeout: dialTimeout}).DialContext,
-		TLSClientConfig:     config,
-		TLSHandshakeTimeout: dialTimeout,
-		ForceAttemptHTTP2:   true,
-	}}, nil
+	return vaultconn.Transport(c.Vault, roots, certificate)
 }
 
 // client makes a client for one Vault namespace, without a token.
 func (v *vault) client(namespace string) (*api.Client, error) {
-	// The library reads these whatever it is given.
-	for _, entry := range os.Environ() {
-		if name, _, _ := strings.Cut(entry, "="); strings.HasPrefix(name, "VAULT_") {
-			if err := os.Unsetenv(name); err != nil {
-				return nil, fmt.Errorf("clearing %s: %w", name, err)
-			}
-		}
-	}
-	c, err := api.NewClient(&api.Config{
-		Address:          v.connection.Vault.Address,
-		HttpClient:       &http.Client{Transport: v.transport, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }},
-		Timeout:          callTimeout,
-		MaxRetries:       0,
-		DisableRedirects: true,
-	})
-	if err != nil {
-		return nil, fmt.Errorf("making a client for Vault: %w", err)
-	}
-	c.SetWrappingLookupFunc(func(string, string) string { return "" })
-	c.ClearToken()
-	c.ClearNamespace()
-	if namespace != "" {
-		c.SetNamespace(namespace)
-	}
-	for name, value := range v.connection.Vault.Headers {
-		c.AddHeader(name, value)
-	}
-	return c, nil
-}
-
-// strict makes an error of a redirect, which the library takes for an answer.
-type strict struct{ next http.RoundTripper }
-
-type redirected struct{ status int }
-
-func (r redirected) Error() string { return fmt.Sprintf("answered %d, a redirect", r.status) }
-
-func (s strict) RoundTrip(r *http.Request) (*http.Response, error) {
-	response, err := s.next.RoundTrip(r)
-	if err == nil && response.StatusCode >= 300 && response.StatusCode < 400 {
-		response.Body.Close()
-		return nil, redirected{response.StatusCode}
-	}
-	return response, err
+	return vaultconn.Client(v.connection.Vault, v.transport, namespace, callTimeout)
 }
 
 // judgeHealth says what is wrong with a server that answers, nil if nothing is.
