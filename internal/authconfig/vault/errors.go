@@ -1,0 +1,102 @@
+package vault
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"strings"
+
+	"github.com/hashicorp/vault/api"
+
+	"github.com/latchkey-dev/latchkey/internal/render/sealed"
+	"github.com/latchkey-dev/latchkey/internal/vaultconn"
+	"github.com/latchkey-dev/latchkey/internal/vaulterr"
+)
+
+// Error is a call to Vault that did not do what it should.
+type Error struct {
+	Doing  string // what was done with which path
+	Status int    // of the answer; 0 where there was none, or where it was not the problem
+	Said   string // by Vault or the network, on one line
+	Remedy string // empty where it says itself
+	cause  error
+}
+
+func (e *Error) Error() string {
+	text := e.Doing + ": " + e.Said
+	if e.Status != 0 {
+		text += fmt.Sprintf(" (%d)", e.Status)
+	}
+	if e.Remedy != "" {
+		text += ": " + e.Remedy
+	}
+	return text
+}
+
+func (e *Error) Unwrap() error { return e.cause }
+
+// spent reports that the token has run out or was revoked.
+func (e *Error) spent() bool {
+	return e.Status == http.StatusForbidden && strings.Contains(e.Said, "invalid token")
+}
+
+// denied reports that the token is good and its policies do not allow the call.
+func (e *Error) denied() bool { return e.Status == http.StatusForbidden && !e.spent() }
+
+var errNoData = errors.New("the answer lacks what it should hold")
+
+// noRoute is a 404 for a path that Vault has nothing behind.
+type noRoute struct{ errors []string }
+
+func (n noRoute) Error() string { return strings.Join(n.errors, "; ") }
+
+// notVault is an answer of a status that Vault sends too, but not in this form.
+type notVault struct{ status int }
+
+func (n notVault) Error() string {
+	return fmt.Sprintf("answered %d with what is no answer of Vault", n.status)
+}
+
+// failure says what went wrong. What Vault says is quoted without the secrets.
+func (c *Client) failure(doing, path string, err error, secrets ...sealed.Value[string]) *Error {
+	e := &Error{Doing: doing, cause: err}
+	var answer *api.ResponseError
+	var missing noRoute
+	switch {
+	case errors.As(err, new(vaultconn.Redirected)):
+		e.Said, e.Remedy = err.Error(), "a standby sends elsewhere: use the address of the active server, or let standbys forward"
+	case errors.As(err, &missing):
+		e.Status, e.Said = http.StatusNotFound, missing.Error()
+		if strings.Contains(e.Said, "no handler for route") && strings.HasPrefix(path, "auth/"+c.mount) {
+			e.Remedy = "there is no auth method at auth/" + c.mount
+		}
+	case errors.As(err, &answer) && answer.RawError:
+		e.Status, e.Said, e.Remedy = answer.StatusCode, "the answer is none of Vault's", "is something between here and Vault?"
+	case errors.As(err, &answer):
+		e.Status, e.Said = answer.StatusCode, strings.Join(answer.Errors, "; ")
+		e.cause = nil // which would print what Vault said
+	case errors.As(err, new(notVault)), errors.As(err, new(*json.SyntaxError)), errors.Is(err, errNoData):
+		e.Said, e.Remedy = err.Error(), "is something between here and Vault?"
+	case errors.Is(err, context.DeadlineExceeded):
+		e.Said = fmt.Sprintf("no answer within %s", c.timeout())
+	default:
+		e.Said = err.Error()
+	}
+	var inner *url.Error // which has the whole URL
+	if errors.As(err, &inner) && e.Status == 0 && !errors.Is(err, context.DeadlineExceeded) {
+		e.Said = inner.Err.Error()
+	}
+	for _, s := range secrets {
+		if secret := s.Reveal(); secret != "" {
+			e.Said = strings.ReplaceAll(e.Said, secret, sealed.Placeholder)
+		}
+	}
+	e.Said = vaulterr.OneLine(e.Said)
+	if e.Said == "" {
+		e.Said = "Vault says no more than the status"
+	}
+	return e
+}
