@@ -4,13 +4,14 @@ import (
 	"context"
 	"fmt"
 
+	"github.com/latchkey-dev/latchkey/internal/cli"
 	"github.com/latchkey-dev/latchkey/internal/mutate"
 )
 
-func annotations(_ context.Context, args []string, std streams) error {
+func annotations(_ context.Context, args []string, std cli.Streams) error {
 	fs := newFlags("annotations", "annotations [-o markdown|json]\nPrints the annotations that pods can carry.", std)
 	format := fs.String("o", "markdown", "markdown or json")
-	if err := parseFlags(fs, args); err != nil {
+	if err := cli.Parse(fs, args); err != nil {
 		return err
 	}
 	text := []byte(mutate.AnnotationsMarkdown())
@@ -22,9 +23,9 @@ func annotations(_ context.Context, args []string, std streams) error {
 			return err
 		}
 	default:
-		return wrongUsage(fs, "-o is %q (markdown, json)", *format)
+		return cli.WrongUsage(fs, "-o is %q (markdown, json)", *format)
 	}
-	if _, err := std.out.Write(text); err != nil {
+	if _, err := std.Out.Write(text); err != nil {
 		return fmt.Errorf("writing annotations: %w", err)
 	}
 	return nil

@@ -5,9 +5,10 @@ import (
 	"time"
 
 	"github.com/latchkey-dev/latchkey/internal/check"
+	"github.com/latchkey-dev/latchkey/internal/cli"
 )
 
-func checkCluster(ctx context.Context, args []string, std streams) error {
+func checkCluster(ctx context.Context, args []string, std cli.Streams) error {
 	var o check.Options
 	fs := newFlags("check", "check [FLAGS]\nTells whether injection and logins work in a cluster, and what to do where they do not.", std)
 	fs.StringVar(&o.Kubeconfig, "kubeconfig", "", "kubeconfig `FILE` (default: as kubectl; in a pod its own ServiceAccount)")
@@ -19,11 +20,11 @@ func checkCluster(ctx context.Context, args []string, std streams) error {
 	fs.StringVar(&o.Connection, "connection", "", "the `NAME` of the only connection to check (default: all)")
 	fs.StringVar(&o.InjectorNamespace, "injector-namespace", "", "`NAMESPACE` of the injector (default: in its pod its own, else latchkey)")
 	fs.DurationVar(&o.Timeout, "timeout", 30*time.Second, "`DURATION` of all checks together")
-	if err := parseFlags(fs, args); err != nil {
+	if err := cli.Parse(fs, args); err != nil {
 		return err
 	}
 	if o.Timeout <= 0 {
-		return wrongUsage(fs, "--timeout is %s (a duration above 0)", o.Timeout)
+		return cli.WrongUsage(fs, "--timeout is %s (a duration above 0)", o.Timeout)
 	}
-	return check.Run(ctx, o, std.out)
+	return check.Run(ctx, o, std.Out)
 }

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 	"unicode/utf8"
+
+	"github.com/latchkey-dev/latchkey/internal/cli"
 )
 
 const pod = `apiVersion: v1
@@ -58,7 +60,7 @@ func folder(t *testing.T) string {
 func call(t *testing.T, stdin string, args ...string) (code int, out, err string) {
 	t.Helper()
 	var stdout, stderr bytes.Buffer
-	code = run(t.Context(), args, streams{strings.NewReader(stdin), &stdout, &stderr})
+	code = run(t.Context(), args, cli.Streams{In: strings.NewReader(stdin), Out: &stdout, Err: &stderr})
 	return code, stdout.String(), stderr.String()
 }
 

@@ -14,6 +14,7 @@ import (
 
 	"sigs.k8s.io/yaml"
 
+	"github.com/latchkey-dev/latchkey/internal/cli"
 	"github.com/latchkey-dev/latchkey/internal/mutate"
 	"github.com/latchkey-dev/latchkey/internal/mutate/manifest"
 )
@@ -21,7 +22,7 @@ import (
 // errProblems has been explained on standard error already.
 var errProblems = errors.New("some manifests are wrong")
 
-func render(_ context.Context, args []string, std streams) error {
+func render(_ context.Context, args []string, std cli.Streams) error {
 	var files []string
 	fs := newFlags("render", "render -f FILE|FOLDER|- [FLAGS]\nPrints what injection makes of manifests.", std)
 	fs.Func("f", "`FILE` or folder with manifests, or - for standard input; may be repeated", func(s string) error {
@@ -31,15 +32,15 @@ func render(_ context.Context, args []string, std streams) error {
 	configFile := fs.String("config", "", "the operator's configuration, a YAML `FILE` (default: built in)")
 	namespace := fs.String("namespace", "", "`NAMESPACE` of all objects (default: their own, or else default)")
 	format := fs.String("o", "yaml", "yaml, json, or diff for what is added")
-	if err := parseFlags(fs, args); err != nil {
+	if err := cli.Parse(fs, args); err != nil {
 		return err
 	}
 	print, ok := map[string]func(io.Writer, []manifest.Document) error{"yaml": printYAML, "json": printJSON, "diff": printDiff}[*format]
 	switch {
 	case !ok:
-		return wrongUsage(fs, "-o is %q (yaml, json, diff)", *format)
+		return cli.WrongUsage(fs, "-o is %q (yaml, json, diff)", *format)
 	case len(files) == 0:
-		return wrongUsage(fs, "-f is missing (a file, a folder, or - for standard input)")
+		return cli.WrongUsage(fs, "-f is missing (a file, a folder, or - for standard input)")
 	}
 	cfg := mutate.DefaultConfig()
 	if *configFile != "" {
@@ -51,10 +52,10 @@ func render(_ context.Context, args []string, std streams) error {
 			return fmt.Errorf("reading operator's configuration %s: %w", *configFile, err)
 		}
 	}
-	docs, err := readManifests(files, std.in, *namespace, cfg)
-	good := report(std.err, docs)
+	docs, err := readManifests(files, std.In, *namespace, cfg)
+	good := report(std.Err, docs)
 	if *configFile == "" && wanted(docs) {
-		fmt.Fprintln(std.err, builtInHint)
+		fmt.Fprintln(std.Err, builtInHint)
 	}
 	switch {
 	case err != nil:
@@ -64,7 +65,7 @@ func render(_ context.Context, args []string, std streams) error {
 	case !good:
 		return errProblems
 	}
-	return print(std.out, docs)
+	return print(std.Out, docs)
 }
 
 // builtInHint says what a result may lack that is not the cluster's.

@@ -5,21 +5,16 @@ import (
 	"context"
 	"flag"
 	"fmt"
-	"io"
-	"log/slog"
 	"os"
 	"strings"
 	"time"
 
-	"github.com/go-logr/logr"
-	"k8s.io/klog/v2"
-	ctrllog "sigs.k8s.io/controller-runtime/pkg/log"
-
 	"github.com/latchkey-dev/latchkey/internal/certs"
+	"github.com/latchkey-dev/latchkey/internal/cli"
 	"github.com/latchkey-dev/latchkey/internal/mutate/server"
 )
 
-func serve(ctx context.Context, args []string, std streams) error {
+func serve(ctx context.Context, args []string, std cli.Streams) error {
 	var o server.Options
 	var m certs.SelfManaged
 	fs := newFlags("serve", "serve {--cert-dir DIR | --cert-secret NAME} [FLAGS]\nAnswers admission requests on /mutate.", std)
@@ -38,32 +33,29 @@ func serve(ctx context.Context, args []string, std streams) error {
 	fs.DurationVar(&o.Drain, "drain", 10*time.Second, "`DURATION` of serving on after SIGTERM, while not ready")
 	level := fs.String("log-level", "info", "debug, info, warn or error")
 	format := fs.String("log-format", "json", "json or text")
-	if err := parseFlags(fs, args); err != nil {
+	if err := cli.Parse(fs, args); err != nil {
 		return err
 	}
 	given := map[string]bool{}
 	fs.Visit(func(f *flag.Flag) { given[f.Name] = true })
 	switch {
 	case o.CertDir == "" && m.Secret == "":
-		return wrongUsage(fs, "--cert-dir is missing (the directory with tls.crt and tls.key; or --cert-secret, to keep a CA of our own)")
+		return cli.WrongUsage(fs, "--cert-dir is missing (the directory with tls.crt and tls.key; or --cert-secret, to keep a CA of our own)")
 	case o.CertDir != "" && m.Secret != "":
-		return wrongUsage(fs, "--cert-dir and --cert-secret are both given (one of them)")
+		return cli.WrongUsage(fs, "--cert-dir and --cert-secret are both given (one of them)")
 	case o.OpsClientCA != "" && o.OpsCertDir == "":
-		return wrongUsage(fs, "--ops-client-ca needs --ops-cert-dir: clients show certificates over TLS alone")
+		return cli.WrongUsage(fs, "--ops-client-ca needs --ops-cert-dir: clients show certificates over TLS alone")
 	}
 	for _, name := range []string{"service", "webhook-configuration", "namespace", "ca-duration", "leaf-duration"} {
 		if given[name] && m.Secret == "" {
-			return wrongUsage(fs, "--%s needs --cert-secret", name)
+			return cli.WrongUsage(fs, "--%s needs --cert-secret", name)
 		}
 	}
 	var err error
-	if o.Log, err = logger(fs, std.err, *level, *format); err != nil {
+	if o.Log, err = cli.Logger(fs, std.Err, *level, *format); err != nil {
 		return err
 	}
-	// The libraries log in the same place and form.
-	slog.SetDefault(o.Log)
-	ctrllog.SetLogger(logr.FromSlogHandler(o.Log.Handler()))
-	klog.SetSlogLogger(o.Log)
+	cli.LogLibraries(o.Log)
 	if m.Secret != "" {
 		if m.Config, err = certs.InCluster(); err != nil {
 			return fmt.Errorf("keeping a CA in Secret %q: %w (use --cert-dir elsewhere)", m.Secret, err)
@@ -85,20 +77,4 @@ func podNamespace() (string, error) {
 		return "", fmt.Errorf("finding the pod's namespace (or say it with --namespace or $POD_NAMESPACE): %w", err)
 	}
 	return strings.TrimSpace(string(name)), nil
-}
-
-func logger(fs *flag.FlagSet, w io.Writer, level, format string) (*slog.Logger, error) {
-	levels := map[string]slog.Level{"debug": slog.LevelDebug, "info": slog.LevelInfo, "warn": slog.LevelWarn, "error": slog.LevelError}
-	l, ok := levels[level]
-	if !ok {
-		return nil, wrongUsage(fs, "--log-level is %q (debug, info, warn, error)", level)
-	}
-	o := &slog.HandlerOptions{Level: l}
-	switch format {
-	case "json":
-		return slog.New(slog.NewJSONHandler(w, o)), nil
-	case "text":
-		return slog.New(slog.NewTextHandler(w, o)), nil
-	}
-	return nil, wrongUsage(fs, "--log-format is %q (json, text)", format)
 }
