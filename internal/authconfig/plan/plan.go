@@ -3,6 +3,7 @@
 package plan
 
 import (
+	"maps"
 	"time"
 
 	"github.com/latchkey-dev/latchkey/internal/authconfig/desired"
@@ -18,10 +19,16 @@ type Target struct {
 	// Config is written whole. What it holds of credentials is the reviewer's
 	// and is not in here.
 	Config desired.Fields
+	// ReviewerToken says whether the config is to hold a reviewer token; nil is
+	// not compared.
+	ReviewerToken *bool
 	// NewCredential says why the config is to be written even if it does not
 	// differ: its reviewer token is due; empty if it is not.
 	NewCredential string
 	Roles         desired.Roles
+	// Sources are all ConfigMaps that are listed (namespace/name), whether they
+	// are there or not.
+	Sources []string
 	// Own are the roles that authconfig needs itself, such as the one of its
 	// probe, by name.
 	Own map[string]desired.Role
@@ -45,6 +52,9 @@ type Observed struct {
 	Mount *Mount
 	// Config is nil where there is none yet.
 	Config desired.Fields
+	// ReviewerToken says whether the config holds a reviewer token; nil where
+	// Vault does not say, as for type jwt.
+	ReviewerToken *bool
 	// Roles has all roles of the mount, by name in lower case.
 	Roles map[string]desired.Fields
 }
@@ -67,10 +77,20 @@ type Record struct {
 	// Creating says that the mount was about to be made: one that is there
 	// afterwards, without a config, is ours.
 	Creating bool `json:"creating,omitempty"`
+	// Tune and Config are the Hash of what was written last.
+	Tune   string `json:"tune,omitempty"`
+	Config string `json:"config,omitempty"`
 	// Roles that are ours, by name in lower case.
 	Roles map[string]RecordedRole `json:"roles,omitempty"`
 	// Reviewer is what is known of the credential in the config.
 	Reviewer Reviewer `json:"reviewer,omitzero"`
+}
+
+// Clone is a copy that shares nothing with r.
+func (r Record) Clone() Record {
+	r.Roles = maps.Clone(r.Roles)
+	r.Reviewer.Keys = maps.Clone(r.Reviewer.Keys)
+	return r
 }
 
 // RecordVersion is the only Record.Version that this build understands.
@@ -86,6 +106,8 @@ type RecordedRole struct {
 	// Creating says that it was about to be made: it is ours if Vault has it with
 	// this hash.
 	Creating bool `json:"creating,omitempty"`
+	// Next is the hash of what it was about to become, empty at rest: it may have.
+	Next string `json:"next,omitempty"`
 }
 
 // Reviewer is what is known of the credential that Vault reviews tokens with.
@@ -138,7 +160,9 @@ const (
 // Kind is what a step is about.
 type Kind string
 
-// The kinds, in the order in which they are applied; deletions come last of all.
+// The kinds, in the order in which they are applied. authconfig's own roles come
+// before the config, whose proof is a login with one of them; deletions come last
+// of all, in the reverse order.
 const (
 	KindServiceAccount Kind = "serviceaccount"
 	KindBinding        Kind = "clusterrolebinding"
@@ -148,6 +172,8 @@ const (
 	KindConfig         Kind = "config"
 	KindRole           Kind = "role"
 )
+
+var kinds = []Kind{KindServiceAccount, KindBinding, KindSecret, KindMount, KindTune, KindConfig, KindRole}
 
 // Step is one change.
 type Step struct {
@@ -168,7 +194,17 @@ type Step struct {
 
 // Plan is what to do.
 type Plan struct {
+	// Cluster, Mount, Type and Tune are those of the target.
+	Cluster, Mount, Type string
+	Tune                 Tune
+	// Record is what is known to be ours before the first step. It may differ from
+	// the one that Compute was given: an intent of a run that was cut short is
+	// found to have happened or not.
+	Record Record
+	// Steps in the order in which they are applied.
 	Steps []Step
+	// Problems are those of the sources.
+	Problems []desired.Problem
 	// Refused says why something wanted is not done: a mount of another type, a
 	// role that somebody else made. Nothing happens to that.
 	Refused []Refusal

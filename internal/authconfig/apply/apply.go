@@ -1,0 +1,223 @@
+// Package apply carries out a plan, and keeps the record of what is ours: an
+// intent is noted before a thing is made or changed, the fact afterwards. A run
+// that ends anywhere in between loses nothing: the next one sees by the hash
+// which of the two there is.
+package apply
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"reflect"
+	"time"
+
+	"github.com/latchkey-dev/latchkey/internal/authconfig/desired"
+	"github.com/latchkey-dev/latchkey/internal/authconfig/plan"
+)
+
+// Vault is what is asked of Vault; package vault has it.
+type Vault interface {
+	Enable(ctx context.Context, typ string, tune plan.Tune) (accessor string, err error)
+	Tune(ctx context.Context, tune plan.Tune) error
+	WriteRole(ctx context.Context, name string, before, after desired.Fields) error
+	DeleteRole(ctx context.Context, name string) error
+}
+
+// Records stores the record.
+type Records interface {
+	SaveRecord(ctx context.Context, r plan.Record) error
+}
+
+// Objects makes, changes and deletes what is in the cluster.
+type Objects interface {
+	ApplyObject(ctx context.Context, s plan.Step) error
+}
+
+// Config writes the mount's config with the credential that belongs into it,
+// proves it, and notes it in r. before is nil where there was none.
+type Config interface {
+	Write(ctx context.Context, before, after desired.Fields, r *plan.Record) error
+}
+
+// Deps are what a plan is carried out with.
+type Deps struct {
+	Vault   Vault
+	Records Records
+	Config  Config
+	Objects Objects // may be nil where no step is about the cluster
+	// Stored is the record as it is stored now.
+	Stored plan.Record
+}
+
+// Result is a step that was tried.
+type Result struct {
+	Step plan.Step
+	Err  error
+}
+
+// saveTime bounds the last save of a record, which is tried even where ctx is
+// over: what it notes has happened.
+const saveTime = 10 * time.Second
+
+// Run carries out p, and returns every step that it tried, in order, the record
+// as it is stored afterwards, and all errors, each of which names its step. A
+// step that fails stops only what needs it; but no role is deleted where one
+// could not be made or changed, for it may be the same one under a new name. Run
+// ends between two steps when ctx is over.
+func Run(ctx context.Context, p plan.Plan, d Deps) ([]Result, plan.Record, error) {
+	r := &run{plan: p, deps: d, record: p.Record, stored: d.Stored}
+	r.note()
+	if err := r.save(ctx); err != nil {
+		return nil, r.stored, fmt.Errorf("noting what is about to be done: %w", err)
+	}
+	for _, s := range p.Steps {
+		if err := ctx.Err(); err != nil {
+			r.errs = append(r.errs, fmt.Errorf("stopping before the step to %s: %w", &s, err))
+			break
+		}
+		r.step(ctx, s)
+	}
+	if r.withheld > 0 {
+		r.errs = append(r.errs, fmt.Errorf("withholding the deletion of %d roles until all roles are written", r.withheld))
+	}
+	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), saveTime)
+	defer cancel()
+	if err := r.save(last); err != nil {
+		r.errs = append(r.errs, fmt.Errorf("noting what was done: %w", err))
+	}
+	return r.results, r.stored, errors.Join(r.errs...)
+}
+
+type run struct {
+	plan   plan.Plan
+	deps   Deps
+	record plan.Record
+	stored plan.Record
+
+	results  []Result
+	errs     []error
+	noMount  bool // it could not be made
+	noProbe  bool // a role of authconfig's own could not be made
+	noDelete bool // a role could not be made or changed
+	withheld int  // deletions
+}
+
+// note puts the intents of all steps into the record.
+func (r *run) note() {
+	r.record = r.record.Clone()
+	for _, s := range r.plan.Steps {
+		if s.Kind != plan.KindRole {
+			continue
+		}
+		noted := r.record.Roles[s.Name]
+		switch s.Verb {
+		case plan.Create:
+			noted = plan.RecordedRole{Source: s.Source, Hash: plan.Hash(s.After), Creating: true}
+		case plan.Change:
+			noted.Source, noted.Next = s.Source, plan.Hash(s.After)
+		default:
+			continue
+		}
+		r.record.Roles[s.Name] = noted
+	}
+}
+
+// save stores the record if it is not what is stored.
+func (r *run) save(ctx context.Context) error {
+	if reflect.DeepEqual(r.record, r.stored) {
+		return nil
+	}
+	if err := r.deps.Records.SaveRecord(ctx, r.record); err != nil {
+		return fmt.Errorf("saving authconfig's record: %w", err)
+	}
+	r.stored = r.record.Clone()
+	return nil
+}
+
+// step tries s unless something that it needs has failed.
+func (r *run) step(ctx context.Context, s plan.Step) {
+	var err error
+	switch s.Kind {
+	case plan.KindMount, plan.KindTune, plan.KindConfig, plan.KindRole:
+		if r.noMount || s.Kind == plan.KindConfig && r.noProbe {
+			return
+		}
+		if s.Kind == plan.KindRole && s.Verb == plan.Delete && r.noDelete {
+			r.withheld++
+			return
+		}
+		err = r.inVault(ctx, s)
+	default:
+		err = r.deps.Objects.ApplyObject(ctx, s)
+	}
+	if err != nil {
+		err = fmt.Errorf("trying to %s: %w", &s, err)
+		r.errs = append(r.errs, err)
+		r.failed(s)
+	}
+	r.results = append(r.results, Result{s, err})
+}
+
+func (r *run) failed(s plan.Step) {
+	switch {
+	case s.Kind == plan.KindMount:
+		r.noMount = true
+	case s.Kind == plan.KindRole && s.Verb != plan.Delete:
+		r.noDelete = true
+		r.noProbe = r.noProbe || s.Own() && s.Verb == plan.Create
+	}
+}
+
+func (r *run) inVault(ctx context.Context, s plan.Step) error {
+	switch s.Kind {
+	case plan.KindMount:
+		return r.mount(ctx, s)
+	case plan.KindTune:
+		if err := r.deps.Vault.Tune(ctx, r.plan.Tune); err != nil {
+			return err
+		}
+		r.record.Tune = plan.Hash(s.After)
+		return nil
+	case plan.KindConfig:
+		if err := r.deps.Config.Write(ctx, s.Before, s.After, &r.record); err != nil {
+			return err
+		}
+		r.record.Config = plan.Hash(s.After)
+		// Which Secret the credential in Vault is bound to is not to be lost: the next
+		// one would be bound to the same, made anew, and that ends this one.
+		return r.save(ctx)
+	default:
+		return r.role(ctx, s)
+	}
+}
+
+func (r *run) mount(ctx context.Context, s plan.Step) error {
+	if s.Verb == plan.Adopt {
+		return nil // the record has it
+	}
+	accessor, err := r.deps.Vault.Enable(ctx, r.plan.Type, r.plan.Tune)
+	if err != nil {
+		return err
+	}
+	r.record.Accessor, r.record.Creating, r.record.Tune = accessor, false, plan.Hash(r.plan.Tune.Fields())
+	// A mount that has a config is ours by its accessor alone.
+	return r.save(ctx)
+}
+
+func (r *run) role(ctx context.Context, s plan.Step) error {
+	switch s.Verb {
+	case plan.Adopt:
+		return nil // the record has it
+	case plan.Delete:
+		if err := r.deps.Vault.DeleteRole(ctx, s.Name); err != nil {
+			return err
+		}
+		delete(r.record.Roles, s.Name)
+		return nil
+	}
+	if err := r.deps.Vault.WriteRole(ctx, s.Name, s.Before, s.After); err != nil {
+		return err // the intent stays: it may have been written all the same
+	}
+	r.record.Roles[s.Name] = plan.RecordedRole{Source: s.Source, Hash: plan.Hash(s.After)}
+	return nil
+}
