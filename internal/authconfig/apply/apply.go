@@ -8,7 +8,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"reflect"
 	"time"
 
 	"github.com/latchkey-dev/latchkey/internal/authconfig/desired"
@@ -72,7 +71,7 @@ func Run(ctx context.Context, p plan.Plan, d Deps) ([]Result, plan.Record, error
 	}
 	for _, s := range p.Steps {
 		if err := ctx.Err(); err != nil {
-			r.errs = append(r.errs, fmt.Errorf("stopping before the step to %s: %w", &s, err))
+			r.errs = append(r.errs, fmt.Errorf("stopping before %s: %w", s.Doing(), err))
 			break
 		}
 		r.step(ctx, s)
@@ -124,7 +123,7 @@ func (r *run) note() {
 
 // save stores the record if it is not what is stored.
 func (r *run) save(ctx context.Context) error {
-	if reflect.DeepEqual(r.record, r.stored) {
+	if r.record.Equal(&r.stored) {
 		return nil
 	}
 	if err := r.deps.Records.SaveRecord(ctx, r.record); err != nil {
@@ -151,7 +150,7 @@ func (r *run) step(ctx context.Context, s plan.Step) {
 		err = r.deps.Objects.ApplyObject(ctx, s)
 	}
 	if err != nil {
-		err = fmt.Errorf("trying to %s: %w", &s, err)
+		err = fmt.Errorf("%s: %w", s.Doing(), err)
 		r.errs = append(r.errs, err)
 		r.failed(s)
 	}

@@ -100,7 +100,7 @@ func (c *computation) config() {
 		if *hash != "" {
 			s.Drift, s.Why = true, "it was ours and is gone"
 		}
-	case !desired.Equal(have, want):
+	case !Equal(have, want):
 		s.Drift = *hash != "" && *hash != Hash(have)
 		s.Why = c.target.NewCredential
 	case !c.tokenAsWanted():
@@ -170,7 +170,7 @@ func (c *computation) keep(name string, role desired.Role) {
 	have := c.observed.Roles[name]
 	is := RecordedRole{Source: role.Source, Hash: Hash(role.Fields)}
 	s := Step{Verb: Change, Kind: KindRole, Name: name, Source: role.Source, Before: have, After: role.Fields}
-	switch equal := have != nil && desired.Equal(have, role.Fields); {
+	switch equal := have != nil && Equal(have, role.Fields); {
 	case have == nil:
 		s.Verb = Create
 		if ours && !noted.Creating {

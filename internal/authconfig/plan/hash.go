@@ -38,6 +38,9 @@ func Hash(f desired.Fields) string {
 	return "sha256:" + hex.EncodeToString(sum[:])
 }
 
+// Equal reports whether two sets of fields mean the same.
+func Equal(a, b desired.Fields) bool { return Hash(a) == Hash(b) }
+
 func empty(value any) bool {
 	switch v := value.(type) {
 	case nil:

@@ -3,14 +3,20 @@ package plan
 import (
 	"cmp"
 	"slices"
+	"strings"
 )
 
 // Own reports whether the step is about a role of authconfig's own.
 func (s *Step) Own() bool { return s.Kind == KindRole && s.Source == "" }
 
 // String says what the step does, as "create role app (from team/roles)".
-func (s *Step) String() string {
-	text := string(s.Verb) + " " + string(s.Kind) + " " + s.Name
+func (s *Step) String() string { return string(s.Verb) + s.what() }
+
+// Doing is String for an error: "creating role app (from team/roles)".
+func (s *Step) Doing() string { return strings.TrimSuffix(string(s.Verb), "e") + "ing" + s.what() }
+
+func (s *Step) what() string {
+	text := " " + string(s.Kind) + " " + s.Name
 	if s.Source != "" {
 		text += " (from " + s.Source + ")"
 	}

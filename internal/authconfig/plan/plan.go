@@ -3,6 +3,8 @@
 package plan
 
 import (
+	"bytes"
+	"encoding/json"
 	"maps"
 	"time"
 
@@ -91,6 +93,13 @@ func (r Record) Clone() Record {
 	r.Roles = maps.Clone(r.Roles)
 	r.Reviewer.Keys = maps.Clone(r.Reviewer.Keys)
 	return r
+}
+
+// Equal reports whether both are stored as the same text.
+func (r *Record) Equal(other *Record) bool {
+	a, errA := json.Marshal(r)
+	b, errB := json.Marshal(other)
+	return errA == nil && errB == nil && bytes.Equal(a, b)
 }
 
 // RecordVersion is the only Record.Version that this build understands.
