@@ -60,8 +60,8 @@ func cases(t *testing.T) []Case {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(all) < 8 {
-		t.Fatalf("%d cases in testdata, there were at least 8", len(all))
+	if len(all) < 30 {
+		t.Fatalf("%d cases in testdata, there were at least 30", len(all))
 	}
 	return all
 }

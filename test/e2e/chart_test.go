@@ -23,11 +23,12 @@ import (
 )
 
 // TestChartIsAccepted gives each rendering of the chart to the API server, and
-// its pod to a namespace with the Pod Security level restricted and a quota.
+// its pods to a namespace with the Pod Security level restricted and a quota.
 func TestChartIsAccepted(t *testing.T) {
 	suite.CertManager(t)
 	s := suite.Space(t, "pod-security.kubernetes.io/enforce=restricted")
 	s.ServiceAccount(harness.InjectorName)
+	s.ServiceAccount("latchkey-authconfig")
 	quota := &corev1.ResourceQuota{ObjectMeta: metav1.ObjectMeta{Name: "all"}, Spec: corev1.ResourceQuotaSpec{Hard: corev1.ResourceList{
 		"requests.cpu": resource.MustParse("1"), "requests.memory": resource.MustParse("1Gi"), "limits.memory": resource.MustParse("1Gi"),
 	}}}
@@ -48,7 +49,7 @@ func TestChartIsAccepted(t *testing.T) {
 				t.Fatal(err)
 			}
 			file := filepath.Join(t.TempDir(), "rendered.yaml")
-			var pod corev1.PodTemplateSpec
+			pods := map[string]corev1.PodTemplateSpec{}
 			var known []string
 			for _, object := range strings.Split(rendered, "\n---\n") {
 				var kind metav1.TypeMeta
@@ -64,7 +65,7 @@ func TestChartIsAccepted(t *testing.T) {
 					if err := yaml.UnmarshalStrict([]byte(object), &d); err != nil {
 						t.Fatal(err)
 					}
-					pod = d.Spec.Template
+					pods[d.Name] = d.Spec.Template
 				}
 			}
 			if err := os.WriteFile(file, []byte(strings.Join(known, "\n---\n")), 0o600); err != nil {
@@ -73,14 +74,19 @@ func TestChartIsAccepted(t *testing.T) {
 			if err := suite.Kubectl(t.Context(), "", "apply", "--server-side", "--force-conflicts", "--field-manager=helm", "--dry-run=server", "-f", file); err != nil {
 				t.Error(err)
 			}
-			pod.Name = "injector"
-			_, err = s.Kube.CoreV1().Pods(s.Name).Create(t.Context(), &corev1.Pod{ObjectMeta: pod.ObjectMeta, Spec: pod.Spec},
-				metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
-			switch {
-			case !pod.Spec.HostNetwork && err != nil:
-				t.Errorf("a restricted namespace with a quota refuses the pod: %v", err)
-			case pod.Spec.HostNetwork && (!apierrors.IsForbidden(err) || !strings.Contains(err.Error(), "hostNetwork")):
-				t.Errorf("in the node's network: %v, want a refusal by Pod Security", err)
+			for name, pod := range pods {
+				pod.Name = name
+				_, err = s.Kube.CoreV1().Pods(s.Name).Create(t.Context(), &corev1.Pod{ObjectMeta: pod.ObjectMeta, Spec: pod.Spec},
+					metav1.CreateOptions{DryRun: []string{metav1.DryRunAll}})
+				switch {
+				case !pod.Spec.HostNetwork && err != nil:
+					t.Errorf("a restricted namespace with a quota refuses the pod of %s: %v", name, err)
+				case pod.Spec.HostNetwork && (!apierrors.IsForbidden(err) || !strings.Contains(err.Error(), "hostNetwork")):
+					t.Errorf("%s in the node's network: %v, want a refusal by Pod Security", name, err)
+				}
+			}
+			if len(pods) == 0 {
+				t.Error("there is no Deployment")
 			}
 		})
 	}

@@ -11,6 +11,10 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 
 {{- define "latchkey.labels" -}}
 {{ include "latchkey.selector" . }}
+{{ include "latchkey.commonLabels" . }}
+{{- end }}
+
+{{- define "latchkey.commonLabels" -}}
 app.kubernetes.io/part-of: latchkey
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
@@ -24,9 +28,10 @@ namespace: {{ .Release.Namespace }}
 labels: {{- include "latchkey.labels" . | nindent 2 }}
 {{- end }}
 
+{{/* A reference to an image: of the chart's root and the image's values. */}}
 {{- define "latchkey.image" -}}
-{{- $image := .Values.image -}}
-{{- $tag := $image.tag | default (ternary "" .Chart.AppVersion (ne $image.digest "")) -}}
+{{- $image := index . 1 -}}
+{{- $tag := $image.tag | default (ternary "" (index . 0).Chart.AppVersion (ne $image.digest "")) -}}
 {{ $image.repository }}{{ with $tag }}:{{ . }}{{ end }}{{ with $image.digest }}@{{ . }}{{ end }}
 {{- end }}
 

@@ -1,0 +1,156 @@
+package chart
+
+import (
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
+	"k8s.io/apimachinery/pkg/util/yaml"
+)
+
+const authconfig = "latchkey-authconfig"
+
+// TestNothingOfAuthconfigUnlessAsked reads what the chart's own values make.
+func TestNothingOfAuthconfigUnlessAsked(t *testing.T) {
+	t.Parallel()
+	for _, c := range cases(t) {
+		if c.Refused() || strings.HasPrefix(c.Name, "authconfig") {
+			continue
+		}
+		if strings.Contains(strings.Join(rendered(t, c), ""), "authconfig") {
+			t.Errorf("%s: mentions authconfig, which is off", c.Name)
+		}
+	}
+}
+
+// TestAuthconfigMayDoLittle looks at every right that a case gives to authconfig:
+// but for making things, it names the objects.
+func TestAuthconfigMayDoLittle(t *testing.T) {
+	t.Parallel()
+	// A create cannot be bound to a name, and an Event's is made up.
+	unnamed := map[string]bool{
+		"create configmaps": true, "create leases": true, "create secrets": true, "create serviceaccounts": true,
+		"create clusterrolebindings": true, "create events": true, "patch events": true,
+	}
+	var seen int
+	for _, c := range cases(t) {
+		if c.Refused() || !strings.HasPrefix(c.Name, "authconfig") {
+			continue
+		}
+		for _, object := range rendered(t, c) {
+			var role rbacv1.ClusterRole
+			if err := yaml.Unmarshal([]byte(object), &role); err != nil {
+				t.Fatalf("%s: %v", c.Name, err)
+			}
+			clusterWide := role.Kind == "ClusterRole"
+			if role.Kind != "Role" && !clusterWide || !strings.HasPrefix(role.Name, authconfig) || strings.HasSuffix(role.Name, ".reviewer-reads") {
+				continue
+			}
+			seen++
+			for _, rule := range role.Rules {
+				for _, resource := range rule.Resources {
+					for _, verb := range rule.Verbs {
+						at := c.Name + ": " + role.Kind + " " + role.Name + ": " + verb + " " + resource
+						if strings.Contains(verb+resource+strings.Join(rule.APIGroups, ""), "*") {
+							t.Errorf("%s: a wildcard", at)
+						}
+						if len(rule.ResourceNames) == 0 && !unnamed[verb+" "+resource] {
+							t.Errorf("%s: of every name", at)
+						}
+						if clusterWide && (resource == "secrets" || resource == "configmaps" || resource == "serviceaccounts/token") {
+							t.Errorf("%s: in every namespace", at)
+						}
+					}
+				}
+			}
+		}
+	}
+	if seen < 10 {
+		t.Errorf("looked at %d roles, there were at least 10", seen)
+	}
+}
+
+// TestReviewerRights holds that only the reviewer may ask about tokens, and only
+// in the modes in which Vault asks with its token.
+func TestReviewerRights(t *testing.T) {
+	t.Parallel()
+	want := map[string]bool{
+		"authconfig": true, "authconfig-alone": true, "authconfig-approle": true, "authconfig-observed": true,
+		"authconfig-long-lived": true, "authconfig-client": true,
+		// authconfig makes the binding itself.
+		"authconfig-kubernetes": false,
+		"authconfig-local":      false, "authconfig-jwt": false,
+	}
+	for _, c := range cases(t) {
+		if c.Refused() || !strings.HasPrefix(c.Name, "authconfig") {
+			continue
+		}
+		delegates, known := want[c.Name]
+		if !known {
+			t.Errorf("%s: say here whether its reviewer reviews", c.Name)
+		}
+		var found []string
+		for _, object := range rendered(t, c) {
+			var binding rbacv1.ClusterRoleBinding
+			if err := yaml.Unmarshal([]byte(object), &binding); err != nil {
+				t.Fatalf("%s: %v", c.Name, err)
+			}
+			if binding.RoleRef.Name == "system:auth-delegator" {
+				for _, s := range binding.Subjects {
+					found = append(found, s.Kind+" "+s.Namespace+"/"+s.Name)
+				}
+			}
+		}
+		account := "ServiceAccount latchkey/latchkey-reviewer"
+		if c.Name == "authconfig-alone" {
+			account = "ServiceAccount latchkey/vault-reviewer"
+		}
+		if delegates && !slices.Equal(found, []string{account}) || !delegates && found != nil {
+			t.Errorf("%s: %q may review tokens, want the reviewer: %t", c.Name, found, delegates)
+		}
+	}
+}
+
+// TestRolesAreRead gives what the chart makes of the value roles to whom reads a
+// ConfigMap.
+func TestRolesAreRead(t *testing.T) {
+	t.Parallel()
+	for _, object := range rendered(t, Case{"authconfig", filepath.Join("testdata", "authconfig")}) {
+		var m corev1.ConfigMap
+		if err := yaml.Unmarshal([]byte(object), &m); err != nil {
+			t.Fatal(err)
+		}
+		if m.Kind != "ConfigMap" || m.Name != "vault-auth-roles" {
+			continue
+		}
+		for name, want := range map[string]string{"DefaultPolicyForPod": "default", "shop": "shop"} {
+			var role map[string]any
+			if err := yaml.Unmarshal([]byte(m.Data[name]), &role); err != nil {
+				t.Errorf("role %s: %v", name, err)
+			}
+			namespaces := role["bound_service_account_namespaces"]
+			if list, ok := namespaces.([]any); ok {
+				namespaces = list[0]
+			}
+			if namespaces != want {
+				t.Errorf("role %s is for namespace %v, want %s", name, namespaces, want)
+			}
+		}
+		return
+	}
+	t.Error("there is no ConfigMap vault-auth-roles")
+}
+
+// rendered are the objects of a case.
+func rendered(t *testing.T, c Case) []string {
+	t.Helper()
+	data, err := os.ReadFile(filepath.Join(c.Dir, "want.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.Split(string(data), "\n---\n")
+}
