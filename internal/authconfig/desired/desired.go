@@ -3,6 +3,8 @@
 // out.
 package desired
 
+import "strings"
+
 // Fields are the parameters of one Vault endpoint in canonical form, whether
 // somebody wrote them or Vault answered them, so that equal things compare equal.
 // Durations are whole seconds. A value is a string, a bool, an int64, a
@@ -67,7 +69,7 @@ type Roles struct {
 // that the role was last taken from.
 func (r *Roles) Untouched(name, source string) bool {
 	for _, p := range r.Problems {
-		if p.Source == source && p.Key == "" || p.Role != "" && p.Role == name {
+		if p.Source == source && (p.Key == "" || strings.ToLower(p.Key) == name) || p.Role != "" && p.Role == name {
 			return true
 		}
 	}
@@ -86,7 +88,7 @@ type Role struct {
 type Problem struct {
 	Source string // namespace/name
 	Key    string // of its data; empty for the ConfigMap as a whole
-	Role   string // in lower case, empty where there is none
+	Role   string // in lower case, empty where its ConfigMap may not have it
 	Text   string // what is wrong, what is allowed, what to do
 }
 

@@ -1,0 +1,186 @@
+package desired
+
+import (
+	"fmt"
+	"maps"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/latchkey-dev/latchkey/internal/suggest"
+)
+
+// roleName is what a role's path in Vault may end with. Source:
+// framework.GenericNameRegex of Vault's sdk.
+var roleName = regexp.MustCompile(`^[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?$`)
+
+// maxTold is how many problems of one key are told.
+const maxTold = 20
+
+// place is a key of a ConfigMap.
+type place struct{ source, key string }
+
+// Parse reads the roles of all sources. Those of a key with a problem are not in
+// the result, and are to stay as they are (see Roles.Untouched).
+func Parse(sources []ConfigMap, d Defaults) Roles {
+	r := Roles{Roles: make(map[string]Role), Complete: true}
+	claims := claimed(sources, d)
+	for _, m := range sources {
+		source := m.Source.String()
+		if m.Missing {
+			r.Complete = false
+			r.add(place{source, ""}, "", missing(m))
+			continue
+		}
+		for _, key := range m.keys() {
+			at, name := place{source, key}, strings.ToLower(key)
+			if problem := refused(m.Source, key, d); problem != "" {
+				r.add(at, "", problem)
+				continue
+			}
+			var problems []string
+			if i := slices.IndexFunc(claims[name], func(p place) bool { return p != at }); i >= 0 {
+				problems = append(problems, fmt.Sprintf("key %s of ConfigMap %s asks for the same role (one of both; Vault ignores case)", claims[name][i].key, claims[name][i].source))
+			} else if len(claims[name]) > 1 {
+				problems = append(problems, "stands more than once (one source for each ConfigMap, each key once)")
+			}
+			value, ok := m.Data[key]
+			var fields Fields
+			if !ok || slices.Contains(m.Binary, key) {
+				problems = append(problems, "is in binaryData (data, as JSON or YAML)")
+			} else {
+				var wrong []string
+				fields, wrong = parseRole(value, m.Source, d)
+				problems = append(problems, wrong...)
+			}
+			for i, problem := range problems {
+				if i == maxTold {
+					r.add(at, name, fmt.Sprintf("and %d problems more", len(problems)-maxTold))
+					break
+				}
+				r.add(at, name, problem)
+			}
+			if len(problems) == 0 {
+				r.Roles[name] = Role{Source: source, Key: key, Fields: fields}
+			}
+		}
+	}
+	return r
+}
+
+func (r *Roles) add(at place, role, problem string) {
+	r.Problems = append(r.Problems, Problem{Source: at.source, Key: at.key, Role: role, Text: problem})
+}
+
+func missing(m ConfigMap) string {
+	if m.Why != "" {
+		return m.Why + "; its roles stay as they are"
+	}
+	return "is not there; its roles stay as they are (to remove them, leave it empty)"
+}
+
+// keys are those of data and of binaryData, in order.
+func (m *ConfigMap) keys() []string {
+	keys := slices.AppendSeq(slices.Clone(m.Binary), maps.Keys(m.Data))
+	slices.Sort(keys)
+	return slices.Compact(keys)
+}
+
+// claimed says which keys ask for a role, by its name in lower case. Those that
+// may not have the name do not count: one ConfigMap cannot hinder another.
+func claimed(sources []ConfigMap, d Defaults) map[string][]place {
+	claims := make(map[string][]place)
+	for _, m := range sources {
+		for _, key := range m.keys() {
+			if !m.Missing && refused(m.Source, key, d) == "" {
+				name := strings.ToLower(key)
+				claims[name] = append(claims[name], place{m.Source.String(), key})
+			}
+		}
+	}
+	return claims
+}
+
+// refused says why no role of a source can have a name, if it cannot.
+func refused(src Source, key string, d Defaults) string {
+	name := strings.ToLower(key)
+	switch {
+	case !roleName.MatchString(key):
+		return "is no name of a role (letters, digits, _, - and ., with neither - nor . at the ends)"
+	case slices.Contains(d.Reserved, name):
+		return "is a role of authconfig's own (another name)"
+	case !strings.HasPrefix(name, strings.ToLower(src.RolePrefix)):
+		return fmt.Sprintf("is not for roles of this ConfigMap (names that begin with %s)", src.RolePrefix)
+	}
+	return ""
+}
+
+// parseRole reads one role, or says everything that is wrong with it.
+func parseRole(text string, src Source, d Defaults) (Fields, []string) {
+	doc, err := readDocument(text)
+	if err != nil {
+		return nil, []string{err.Error()}
+	}
+	fields, problems, bad := readFields(doc, d)
+	problems = append(problems, guard(src, fields, bad)...)
+	if d.MountType == JWT {
+		problems = append(problems, untranslatable(fields, bad)...)
+	}
+	if len(problems) > 0 {
+		return nil, problems
+	}
+	if d.MountType == JWT {
+		fields = translate(fields)
+	}
+	return fields, nil
+}
+
+// readFields reads the values of a role. Bad are the fields that have one that
+// cannot be.
+func readFields(doc map[string]any, d Defaults) (fields Fields, problems []string, bad map[string]bool) {
+	bad = make(map[string]bool)
+	fields = make(Fields, len(roleFields))
+	known := make(map[string]bool)
+	var names []string
+	for _, f := range roleFields {
+		names = append(names, f.name)
+		known[f.name] = true
+		if f.twin != "" {
+			known[f.twin] = true
+		}
+		name := f.name
+		v, ok := doc[f.name]
+		if old, there := doc[f.twin]; there && f.twin != "" {
+			if ok {
+				problems = append(problems, fmt.Sprintf("%s: is the old name of %s, which is there too (%[2]s alone)", f.twin, f.name))
+				bad[f.name] = true
+			} else {
+				name, v, ok = f.twin, old, true
+			}
+		}
+		fields[f.name] = f.value()
+		if f.name == "audience" && !ok {
+			fields[f.name] = d.Audience
+		}
+		if !ok {
+			continue
+		}
+		read, err := f.kind.read(v)
+		if err != nil {
+			problems = append(problems, fmt.Sprintf("%s: %v (%s)", name, err, f.kind.allowed))
+			bad[f.name] = true
+			continue
+		}
+		fields[f.name] = read
+	}
+	for _, name := range slices.Sorted(maps.Keys(doc)) {
+		if !known[name] {
+			hint := suggest.DidYouMean(name, slices.Sorted(maps.Keys(known)))
+			if hint == "" {
+				hint = strings.Join(names, ", ")
+			}
+			problems = append(problems, fmt.Sprintf("%s: unknown field (%s)", quote(name), hint))
+		}
+	}
+	return fields, problems, bad
+}
