@@ -3,6 +3,7 @@
 package vaulterr
 
 import (
+	"cmp"
 	"fmt"
 	"net/http"
 	"strings"
@@ -18,7 +19,13 @@ type Login struct {
 	Namespace, ServiceAccount string
 	// Audience is that of the token, as a person would write it.
 	Audience string
+	// Settings are what a person calls what the login is configured by; empty are
+	// the pod's and its connection's.
+	Settings Settings
 }
+
+// Settings are names of settings.
+type Settings struct{ Role, Audience, Mount string }
 
 // advice is what one answer means. Its remedy may name what is in braces:
 // {role}, {namespace}, {account}, {audience}, {method}.
@@ -34,12 +41,12 @@ type advice struct {
 // approle and cert (builtin/credential), older releases included.
 var (
 	ofKubernetes = []advice{
-		{"invalid role name", true, "create the role {role} at this mount, or correct the pod's role"},
+		{"invalid role name", true, "create the role {role} at this mount, or correct {roleSetting}"},
 		{"could not load backend configuration", false, "the mount has no configuration yet: write config below it"},
 		{"service account name not authorized", true, "add {account} to the role's bound_service_account_names"},
 		{"namespace not authorized err=", true, "the mount's reviewer must be allowed to read namespaces"},
 		{"namespace not authorized", true, "add {namespace} to the role's bound_service_account_namespaces"},
-		{"(aud)", true, "the role's audience and the connection's audience must be the same"},
+		{"(aud)", true, "the role's audience and {audienceSetting} must be the same"},
 		{"token is expired", false, "the kubelet writes a new one; check the clocks"},
 		{"(exp)", false, clocks}, {"(nbf)", false, clocks}, {"(iat)", false, clocks},
 		{"(iss)", true, "correct the mount's issuer, or set its disable_iss_validation"},
@@ -47,13 +54,13 @@ var (
 		{"alias metadata keys for only internal use", true, "remove the annotations that Vault names from the ServiceAccount"},
 	}
 	ofJWT = []advice{
-		{"could not be found", true, "create the role {role} at this mount, or correct the pod's role"},
+		{"could not be found", true, "create the role {role} at this mount, or correct {roleSetting}"},
 		{"could not load configuration", false, "the mount has no configuration yet: write config below it"},
 		{"error configuring token validator", false, keysURL},
 		{"oidc role_type", true, "make the role one of role_type jwt"},
 		{"no audiences bound", true, "add {audience} to the role's bound_audiences"},
-		{"(aud)", true, "the role's bound_audiences must have the connection's audience"},
-		{"does not match any bound audience", true, "the role's bound_audiences must have the connection's audience"},
+		{"(aud)", true, "the role's bound_audiences must have {audienceSetting}"},
+		{"does not match any bound audience", true, "the role's bound_audiences must have {audienceSetting}"},
 		{"token is expired", false, "the kubelet writes a new one; check the clocks"},
 		{"(exp)", false, clocks}, {"(nbf)", false, clocks}, {"(iat)", false, clocks},
 		{"(iss)", true, "the mount's bound_issuer must be the issuer of the cluster's tokens"},
@@ -93,7 +100,7 @@ const (
 	matchCertificate    = "a certificate role of this mount must trust the CA of the client certificate, and allow its names; where the connection has a role, that one"
 	suppliedCertificate = "nothing between agent and Vault may end TLS, and Vault's listener must not have tls_disable_client_certs"
 	keysURL             = "Vault cannot fetch the keys that the mount's configuration names; if it lasts, check its URL, its CA, and the way from Vault to it"
-	noMount             = "enable the {method} auth method at this mount, or correct the connection's mount"
+	noMount             = "enable the {method} auth method at this mount, or correct {mountSetting}"
 )
 
 // bare is what a 403 without a telling text may come from. On a login Vault
@@ -135,6 +142,9 @@ func (l Login) fill(remedy string) string {
 		"{account}", fmt.Sprintf("%q", l.ServiceAccount),
 		"{audience}", fmt.Sprintf("%q", l.Audience),
 		"{method}", l.Method,
+		"{roleSetting}", cmp.Or(l.Settings.Role, "the pod's role"),
+		"{audienceSetting}", cmp.Or(l.Settings.Audience, "the connection's audience"),
+		"{mountSetting}", cmp.Or(l.Settings.Mount, "the connection's mount"),
 	).Replace(remedy)
 }
 

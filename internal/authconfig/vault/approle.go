@@ -87,7 +87,7 @@ func (c *Client) unwrap(ctx context.Context, wrapping sealed.Value[string]) (non
 		return none, judgeWrapping(c.failure(doing, "sys/wrapping/lookup", err, wrapping))
 	}
 	if info == nil || info.Data == nil {
-		return none, &Error{Doing: doing, Said: errNoData.Error(), Remedy: "is something between here and Vault?"}
+		return none, &Error{Doing: doing, Said: errNoData.Error(), Remedy: between}
 	}
 	if made, _ := info.Data["creation_path"].(string); made != auth.SecretIDWrappingPath {
 		return none, &Error{Doing: doing, Said: fmt.Sprintf("it was made at %q and not at %q, so it is not used", made, auth.SecretIDWrappingPath), Remedy: "somebody may have exchanged it: find out who, and put another one there"}

@@ -169,7 +169,7 @@ func (c *Client) health(ctx context.Context) (cluster string, err error) {
 	case h.ReplicationDRMode == "secondary":
 		return "", &Error{Doing: doing, Said: "it is of a disaster recovery secondary, which serves nobody", Remedy: "use the address of the primary cluster"}
 	case h.ClusterID == "":
-		return "", &Error{Doing: doing, Said: "the answer has no cluster_id", Remedy: "is something between here and Vault?"}
+		return "", &Error{Doing: doing, Said: "the answer has no cluster_id", Remedy: between}
 	}
 	return h.ClusterID, nil
 }

@@ -46,6 +46,9 @@ func (e *Error) spent() bool {
 // denied reports that the token is good and its policies do not allow the call.
 func (e *Error) denied() bool { return e.Status == http.StatusForbidden && !e.spent() }
 
+// between is the remedy for answers that are none of Vault's.
+const between = "is something between here and Vault?"
+
 var errNoData = errors.New("the answer lacks what it should hold")
 
 // noRoute is a 404 for a path that Vault has nothing behind.
@@ -74,12 +77,12 @@ func (c *Client) failure(doing, path string, err error, secrets ...sealed.Value[
 			e.Remedy = "there is no auth method at auth/" + c.mount
 		}
 	case errors.As(err, &answer) && answer.RawError:
-		e.Status, e.Said, e.Remedy = answer.StatusCode, "the answer is none of Vault's", "is something between here and Vault?"
+		e.Status, e.Said, e.Remedy = answer.StatusCode, "the answer is none of Vault's", between
 	case errors.As(err, &answer):
 		e.Status, e.Said = answer.StatusCode, strings.Join(answer.Errors, "; ")
 		e.cause = nil // which would print what Vault said
 	case errors.As(err, new(notVault)), errors.As(err, new(*json.SyntaxError)), errors.Is(err, errNoData):
-		e.Said, e.Remedy = err.Error(), "is something between here and Vault?"
+		e.Said, e.Remedy = err.Error(), between
 	case errors.Is(err, context.DeadlineExceeded):
 		e.Said = fmt.Sprintf("no answer within %s", c.timeout())
 	default:

@@ -2,7 +2,6 @@ package vault
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -46,9 +45,8 @@ type session struct {
 	// replace and expires are when another is to be had, and when it ends: zero is
 	// never.
 	replace, expires time.Time
-	// renewable and life of somebody else's.
-	renewable bool
-	life      time.Duration
+	// renew is when somebody else's is to be renewed; zero is never.
+	renew time.Time
 }
 
 func (s *session) ended() bool { return !s.expires.IsZero() && !time.Now().Before(s.expires) }
@@ -145,6 +143,9 @@ func (c *Client) logIn(ctx context.Context) (*session, error) {
 	return s, nil
 }
 
+// ownSettings are those of authconfig's own login.
+var ownSettings = vaulterr.Settings{Role: "vault.auth.role", Audience: "vault.auth.audience", Mount: "vault.auth.mount"}
+
 // credential is what one login shows to Vault.
 type credential struct {
 	doing   string // begins messages
@@ -186,7 +187,7 @@ func (c *Client) credential(ctx context.Context) (*credential, error) {
 	auth := c.vault.Auth
 	shown := &credential{
 		doing: fmt.Sprintf("logging in to %s at auth/%s", c.vault.Address, MountPath(auth.Mount)),
-		about: vaulterr.Login{Method: auth.Method, Role: auth.Role, Audience: auth.Audience},
+		about: vaulterr.Login{Method: auth.Method, Role: auth.Role, Audience: auth.Audience, Settings: ownSettings},
 	}
 	if auth.Method == config.MethodAppRole {
 		return shown, c.showIDs(ctx, shown)
@@ -223,13 +224,13 @@ func (c *Client) refusal(path string, err error, shown *credential) *Error {
 func sessionOf(doing string, answer *api.Secret, namespace string, started time.Time) (*session, error) {
 	switch {
 	case answer == nil || answer.Auth == nil && answer.WrapInfo == nil:
-		return nil, &Error{Doing: doing, Said: "the answer holds no token", Remedy: "is something between here and Vault?"}
+		return nil, &Error{Doing: doing, Said: "the answer holds no token", Remedy: between}
 	case answer.WrapInfo != nil:
-		return nil, &Error{Doing: doing, Said: "the answer is wrapped, which nobody asked for", Remedy: "is something between here and Vault?"}
+		return nil, &Error{Doing: doing, Said: "the answer is wrapped, which nobody asked for", Remedy: between}
 	case answer.Auth.MFARequirement != nil:
 		return nil, &Error{Doing: doing, Said: "Vault asks for a second factor, which a program has not", Remedy: "take the mount out of the login MFA enforcement"}
 	case answer.Auth.ClientToken == "":
-		return nil, &Error{Doing: doing, Said: "the answer holds no token", Remedy: "is something between here and Vault?"}
+		return nil, &Error{Doing: doing, Said: "the answer holds no token", Remedy: between}
 	}
 	a := answer.Auth
 	s := &session{value: sealed.Of(a.ClientToken), namespace: namespace, ours: true, batch: a.Accessor == ""} // Vault gives batch tokens none
@@ -269,68 +270,6 @@ func (c *Client) Close(ctx context.Context) {
 	defer c.mu.Unlock()
 	c.revoke(ctx, c.now)
 	c.now = nil
-}
-
-// takeToken takes what lies in the file now. One that is new is looked up first.
-func (c *Client) takeToken(ctx context.Context) (*session, error) {
-	file := c.vault.Auth.TokenPath
-	value, err := readWord(file)
-	if err != nil {
-		return nil, fmt.Errorf("reading the Vault token: %w", err)
-	}
-	if c.now != nil && c.now.value.Reveal() == value.Reveal() {
-		return c.now, nil
-	}
-	s, err := c.lookUp(ctx, value)
-	if c.LoggedIn != nil {
-		c.LoggedIn(err)
-	}
-	if err != nil {
-		return nil, err
-	}
-	c.now = s
-	c.log.Info("using the Vault token of a file", "address", c.vault.Address, "file", file, "expires", s.expires)
-	return s, nil
-}
-
-func (c *Client) lookUp(ctx context.Context, value sealed.Value[string]) (*session, error) {
-	const path = "auth/token/lookup-self"
-	doing := fmt.Sprintf("looking up the token in %s at %s", c.vault.Auth.TokenPath, c.vault.Address)
-	s := &session{value: value, namespace: loginNamespace(c.vault)}
-	client, err := c.with(s)
-	if err != nil {
-		return nil, err
-	}
-	answer, err := client.Logical().ReadWithContext(ctx, path)
-	if err != nil {
-		e := c.failure(doing, path, err, value)
-		switch {
-		case e.denied(): // so it is no root token, which may do everything
-			return s, nil
-		case e.spent():
-			e.Remedy = "it has run out, or was revoked (put another one there)"
-		}
-		return nil, e
-	}
-	if answer == nil || answer.Data == nil {
-		return nil, &Error{Doing: doing, Said: errNoData.Error(), Remedy: "is something between here and Vault?"}
-	}
-	policies, err := answer.TokenPolicies()
-	if err != nil {
-		return nil, &Error{Doing: doing, Said: errNoData.Error(), Remedy: "is something between here and Vault?"}
-	}
-	if err := refuseRoot(doing, policies); err != nil {
-		return nil, err
-	}
-	s.batch = answer.Data["type"] == "batch"
-	s.renewable, _ = answer.Data["renewable"].(bool)
-	if n, ok := answer.Data["ttl"].(json.Number); ok {
-		if seconds, err := n.Int64(); err == nil && seconds > 0 {
-			s.life = time.Duration(seconds) * time.Second
-			s.expires = time.Now().Add(s.life)
-		}
-	}
-	return s, nil
 }
 
 // readWord reads a file that holds one word.

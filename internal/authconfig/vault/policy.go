@@ -34,7 +34,7 @@ func (r rule) String() string {
 func Policy(mount string) string {
 	mount = MountPath(mount)
 	var b strings.Builder
-	fmt.Fprintf(&b, "# What authconfig needs to keep the auth mount %s.\n", mount)
+	fmt.Fprintf(&b, "# What authconfig needs to keep auth/%s.\n", mount)
 	for _, r := range rules(mount) {
 		fmt.Fprintf(&b, "\n# %s\n%s\n", r.why, r)
 	}

@@ -18,7 +18,7 @@ func (c *Client) Probe(ctx context.Context, role string, jwt sealed.Value[string
 	}
 	shown := &credential{
 		doing: fmt.Sprintf("trying a login to %s at auth/%s", c.vault.Address, c.mount),
-		about: vaulterr.Login{Method: c.typ, Role: role},
+		about: vaulterr.Login{Method: c.typ, Role: role, Settings: vaulterr.Settings{Audience: "the one of the probe", Mount: "mount.path"}},
 	}
 	shown.jwt(role, jwt)
 	path, started := "auth/"+c.mount+"/login", time.Now()
