@@ -80,11 +80,12 @@ soak: ## Let agents idle for ten minutes, and watch what they need
 	@cd test && $(STILL) go run ./integration/prepare
 	cd test && $(STILL) go test ./chaos -v -count=1 -timeout 30m -run Soak -soak 10m $(ARGS)
 
-fuzz: ## Fuzz what reads annotations, configurations and requests, FUZZTIME each (10m)
+fuzz: ## Fuzz what reads annotations, configurations, requests and roles, FUZZTIME each (10m)
 	@for target in FuzzParse FuzzHandler FuzzParseConfig; do \
 	  go test ./internal/mutate -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) || exit 1; done
 	go test ./internal/render -run '^$$' -fuzz '^FuzzTemplate$$' -fuzztime $(FUZZTIME)
 	go test ./internal/agent -run '^$$' -fuzz '^FuzzProxyPath$$' -fuzztime $(FUZZTIME)
+	go test ./internal/authconfig/desired -run '^$$' -fuzz '^FuzzParse$$' -fuzztime $(FUZZTIME)
 
 lint: ## Check the format, and run staticcheck on every module
 	@unformatted=$$(gofmt -l .) && test -z "$$unformatted" || { echo "run gofmt -w on: $$unformatted" >&2; exit 1; }
