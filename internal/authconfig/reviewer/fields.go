@@ -105,15 +105,6 @@ func (r *Reviewer) see(ctx context.Context, rec *plan.Reviewer) error {
 // own is the probe's role: its token is not stored by Vault, grants nothing, and
 // ends by itself.
 func (r *Reviewer) own(typ string) (map[string]desired.Role, error) {
-	f := desired.Fields{
-		"bound_service_account_names":      []string{r.account},
-		"bound_service_account_namespaces": []string{r.namespace},
-		"audience":                         r.audience(),
-		"token_policies":                   []string{},
-		"token_no_default_policy":          true,
-		"token_type":                       "batch",
-		"token_ttl":                        int64(60),
-		"token_max_ttl":                    int64(60),
-	}
+	f := desired.Probe(desired.Defaults{MountType: typ, Audience: r.audience()}, r.namespace, r.account)
 	return map[string]desired.Role{ProbeRole: {Fields: f}}, nil
 }

@@ -151,6 +151,7 @@ func (r *Reviewer) Target(ctx context.Context, rec plan.Record) (Target, error) 
 	if t.Config, err = r.config(ctx, &t); err != nil {
 		return Target{}, err
 	}
+	t.Config = desired.CanonicalConfig(t.Type, t.Config) // as Vault's answer is compared with it
 	if t.Own, err = r.own(t.Type); err != nil {
 		return Target{}, err
 	}
