@@ -74,7 +74,8 @@ func Run(ctx context.Context, p plan.Plan, d Deps) ([]Result, plan.Record, error
 			r.errs = append(r.errs, fmt.Errorf("stopping before %s: %w", s.Doing(), err))
 			break
 		}
-		r.step(ctx, s)
+		// What has begun comes to its end: half a step is what nobody wants.
+		r.step(context.WithoutCancel(ctx), s)
 	}
 	if r.withheld > 0 {
 		r.errs = append(r.errs, fmt.Errorf("withholding the deletion of %d roles until all roles are written", r.withheld))

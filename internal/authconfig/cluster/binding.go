@@ -18,8 +18,11 @@ import (
 // delegator is the ClusterRole of those who may review tokens.
 const delegator = "system:auth-delegator"
 
-// bindingName is the one ClusterRoleBinding of all delegators.
-func (c *Client) bindingName() string { return "latchkey-authconfig-delegators-" + c.Namespace }
+// BindingName is the one ClusterRoleBinding of all delegators that the authconfig
+// of a namespace makes.
+func BindingName(namespace string) string { return "latchkey-authconfig-delegators-" + namespace }
+
+func (c *Client) bindingName() string { return BindingName(c.Namespace) }
 
 func (c *Client) bindingRule(verb string) rule {
 	r := rule{verb: verb, group: rbacv1.GroupName, resource: "clusterrolebindings", name: c.bindingName()}

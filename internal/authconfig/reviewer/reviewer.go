@@ -116,8 +116,9 @@ type Reviewer struct {
 	cluster cluster.API
 	vault   vault.API
 
-	held credential          // proven and in Vault, if this process made it
-	keys map[string]plan.Key // with JWT: as seen last
+	held  credential          // proven and in Vault, if this process made it
+	doubt string              // why that may be worthless all the same
+	keys  map[string]plan.Key // with JWT: as seen last
 
 	wall func() time.Time // without a monotonic part
 }
@@ -202,6 +203,8 @@ func (r *Reviewer) due(ctx context.Context, rec *plan.Reviewer) (string, error) 
 	switch {
 	case r.Mode == LongLived && rec.Secret != r.Secret:
 		return fmt.Sprintf("the reviewer token is to be that of Secret %s", r.Secret), nil
+	case r.doubt != "":
+		return r.doubt, nil
 	case found == nil:
 		return fmt.Sprintf("Secret %s is gone, and the reviewer token with it", rec.Secret), nil
 	case found.UID != rec.SecretUID:
@@ -217,6 +220,10 @@ func (r *Reviewer) due(ctx context.Context, rec *plan.Reviewer) (string, error) 
 	}
 	return "", nil
 }
+
+// Doubt says why the token in Vault may be worthless although its Secret is there:
+// its ServiceAccount was deleted. It is replaced then.
+func (r *Reviewer) Doubt(why string) { r.doubt = why }
 
 // dueIn is how long the recorded short-lived token need not be replaced.
 func (r *Reviewer) dueIn(rec *plan.Reviewer) time.Duration {

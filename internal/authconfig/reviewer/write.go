@@ -46,6 +46,7 @@ func (r *Reviewer) Write(ctx context.Context, before, after desired.Fields, rec 
 	if err := r.try(ctx, after, c, client); err != nil {
 		return r.restore(ctx, err, before, after, c, client, rec)
 	}
+	r.doubt = ""
 	r.keep(ctx, c, rec)
 	return nil
 }
