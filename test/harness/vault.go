@@ -81,6 +81,8 @@ type AuditEntry struct {
 	Operation string // update, read, …
 	Path      string
 	Namespace string // of the ServiceAccount that asked, as its login stated
+	Role      string // that it logged in with
+	Display   string // name of the token, such as "root"
 	Accessor  string // of the token, keyed-hashed by Vault
 	Error     string
 }
@@ -100,12 +102,16 @@ func (c *Cluster) Audit(ctx context.Context, namespace string) ([]AuditEntry, er
 		if err != nil {
 			return nil, fmt.Errorf("reading Vault's audit log: %w", err)
 		}
-		entries = append(entries, parseAudit(log, namespace)...)
+		for _, e := range parseAudit(log) {
+			if e.Namespace == namespace {
+				entries = append(entries, e)
+			}
+		}
 	}
 	return entries, nil
 }
 
-func parseAudit(log []byte, namespace string) []AuditEntry {
+func parseAudit(log []byte) []AuditEntry {
 	var entries []AuditEntry
 	lines := bufio.NewScanner(bytes.NewReader(log))
 	lines.Buffer(nil, 8<<20)
@@ -116,8 +122,9 @@ func parseAudit(log []byte, namespace string) []AuditEntry {
 			Error   string
 			Request struct{ Operation, Path string }
 			Auth    struct {
-				Accessor string
-				Metadata map[string]string
+				Accessor    string
+				DisplayName string `json:"display_name"`
+				Metadata    map[string]string
 			}
 			Response struct {
 				Auth struct{ Accessor string }
@@ -127,13 +134,11 @@ func parseAudit(log []byte, namespace string) []AuditEntry {
 		if json.Unmarshal(lines.Bytes(), &line) != nil || line.Type != "response" {
 			continue
 		}
-		if line.Auth.Metadata["service_account_namespace"] != namespace {
-			continue
-		}
 		entries = append(entries, AuditEntry{
 			Time: line.Time, Error: line.Error,
 			Operation: line.Request.Operation, Path: line.Request.Path,
-			Namespace: namespace, Accessor: line.Auth.Accessor,
+			Namespace: line.Auth.Metadata["service_account_namespace"], Role: line.Auth.Metadata["role"],
+			Display: line.Auth.DisplayName, Accessor: line.Auth.Accessor,
 		})
 	}
 	return entries
