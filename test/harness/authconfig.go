@@ -17,6 +17,8 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/util/exec"
+
+	"github.com/latchkey-dev/latchkey/internal/authconfig/plan"
 )
 
 // AuthconfigName is the name of authconfig's Deployment, ServiceAccount, record
@@ -275,6 +277,22 @@ func (a *Authconfig) Run(command string, args ...string) (out string, code int) 
 		a.Fatalf("%v\n%s", err, out)
 	}
 	return out, 0
+}
+
+// Record is what authconfig has noted in the cluster, empty where it has not yet.
+func (a *Authconfig) Record() (r plan.Record) {
+	a.Helper()
+	m, err := a.Kube.CoreV1().ConfigMaps(a.Name).Get(a.Context(), AuthconfigName, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		return r
+	}
+	if err != nil {
+		a.Fatalf("reading authconfig's record: %v", err)
+	}
+	if err := json.Unmarshal([]byte(m.Data["record.json"]), &r); err != nil {
+		a.Fatalf("reading authconfig's record: %v\n%s", err, m.Data["record.json"])
+	}
+	return r
 }
 
 // Metrics is what the leader counts.

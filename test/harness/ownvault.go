@@ -250,21 +250,24 @@ func (v *Vault) Audit() []AuditEntry {
 // audience, or for the API server's own where that is empty.
 func (s *Space) Token(serviceAccount, audience string) string {
 	s.Helper()
-	return s.BoundToken(serviceAccount, audience, nil)
+	token, err := s.TryToken(serviceAccount, audience, nil)
+	if err != nil {
+		s.Fatal(err)
+	}
+	return token
 }
 
-// BoundToken requests a token that lives no longer than an object.
-func (s *Space) BoundToken(serviceAccount, audience string, bound *authenticationv1.BoundObjectReference) string {
-	s.Helper()
+// TryToken is Token for a token that lives no longer than an object, if there is one.
+func (s *Space) TryToken(serviceAccount, audience string, bound *authenticationv1.BoundObjectReference) (string, error) {
 	request := &authenticationv1.TokenRequest{Spec: authenticationv1.TokenRequestSpec{BoundObjectRef: bound}}
 	if audience != "" {
 		request.Spec.Audiences = []string{audience}
 	}
 	made, err := s.Kube.CoreV1().ServiceAccounts(s.Name).CreateToken(s.Context(), serviceAccount, request, metav1.CreateOptions{})
 	if err != nil {
-		s.Fatalf("requesting a token of %s: %v", serviceAccount, err)
+		return "", fmt.Errorf("requesting a token of %s: %w", serviceAccount, err)
 	}
-	return made.Status.Token
+	return made.Status.Token, nil
 }
 
 // Authenticates says whether the API server still takes a token.

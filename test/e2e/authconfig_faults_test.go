@@ -1,0 +1,247 @@
+package e2e
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"fmt"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/latchkey-dev/latchkey/test/cluster"
+	"github.com/latchkey-dev/latchkey/test/cluster/faultproxy"
+	"github.com/latchkey-dev/latchkey/test/harness"
+)
+
+// proxyTo starts a proxy before a Vault of the test's own.
+func proxyTo(t *testing.T, v *harness.Vault) *faultproxy.Proxy {
+	t.Helper()
+	certPEM, keyPEM, err := suite.IssueServing(cluster.NodeIP)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cert, err := tls.X509KeyPair(certPEM, keyPEM)
+	if err != nil {
+		t.Fatal(err)
+	}
+	target, err := url.Parse(v.Root.Address())
+	if err != nil {
+		t.Fatal(err)
+	}
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM(suite.CA())
+	proxy := faultproxy.New(cluster.NodeIP+":0", &cert, target, &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots}})
+	if err := proxy.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { proxy.Close() })
+	return proxy
+}
+
+// Vault is away, answers that it is sealed, takes away authconfig's token, and
+// then a part of its policy: authconfig says what it is, stays alive, and goes on
+// by itself with what was asked for meanwhile.
+func TestAuthconfigOutlivesFaultsOfVault(t *testing.T) {
+	t.Parallel()
+	s := suite.Space(t)
+	v := s.OwnVault(false)
+	s.ServiceAccount("app")
+	app := s.RoleFor("app", nil)
+	s.SetRoles(map[string]string{"app": app})
+	proxy := proxyTo(t, v)
+	a := s.Authconfig(v, quick+"vault: {address: 'https://"+proxy.Address()+"'}")
+	a.WaitLogin("app", "app", harness.Audience)
+	pod := a.Leader()
+
+	want := []string{"app"}
+	asked := func(name string, fault func(), says ...string) {
+		t.Log(name)
+		fault()
+		s.SetRoles(rolesNamed(app, append(want, name)...))
+		t.Log(a.WaitSaid(says...))
+		if got := a.OwnRoles(); strings.Join(got, " ") != strings.Join(want, " ") {
+			t.Errorf("during the fault the roles are %q, want %q", got, want)
+		}
+		want = append(want, name)
+	}
+	set := func(m faultproxy.Mode) func() {
+		return func() {
+			if err := proxy.Set(m); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	asked("b-away", set(faultproxy.Mode{Fault: "refuse"}), "connection refused")
+	asked("c-sealed", set(faultproxy.Mode{Fault: "status", Status: http.StatusServiceUnavailable}), "503")
+	set(faultproxy.Mode{})()
+	a.WaitRoles(want...)
+
+	t.Log("the token is revoked")
+	revokeOwn(t, a)
+	want = append(want, "d-revoked")
+	s.SetRoles(rolesNamed(app, want...))
+	a.WaitRoles(want...)
+
+	policy := fmt.Sprint(v.Read("sys/policies/acl/" + harness.AuthconfigName)["policy"])
+	asked("e-forbidden", func() {
+		v.Policy(harness.AuthconfigName, strings.Replace(policy, `"auth/kubernetes/role/+"`, `"auth/kubernetes/nothing"`, 1))
+	}, "auth/kubernetes/role/", "capabilities")
+	v.Policy(harness.AuthconfigName, policy)
+	a.WaitRoles(want...)
+
+	now, err := s.Kube.CoreV1().Pods(s.Name).Get(t.Context(), pod.Name, metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if restarts := now.Status.ContainerStatuses[0].RestartCount; restarts != 0 {
+		t.Errorf("authconfig was restarted %d times", restarts)
+	}
+}
+
+// rolesNamed are roles of one content.
+func rolesNamed(content string, names ...string) map[string]string {
+	roles := map[string]string{}
+	for _, n := range names {
+		roles[n] = content
+	}
+	return roles
+}
+
+// revokeOwn revokes all tokens that authconfig has logged in for.
+func revokeOwn(t *testing.T, a *harness.Authconfig) {
+	t.Helper()
+	answer, err := a.Vault.Root.Logical().ListWithContext(t.Context(), "auth/token/accessors")
+	if err != nil {
+		t.Fatal(err)
+	}
+	revoked := 0
+	for _, accessor := range answer.Data["keys"].([]any) {
+		token, err := a.Vault.Root.Auth().Token().LookupAccessorWithContext(t.Context(), accessor.(string))
+		if err != nil || !strings.HasPrefix(fmt.Sprint(token.Data["path"]), "auth/"+harness.LoginMount) {
+			continue
+		}
+		if err := a.Vault.Root.Auth().Token().RevokeAccessorWithContext(t.Context(), accessor.(string)); err != nil {
+			t.Fatal(err)
+		}
+		revoked++
+	}
+	if revoked == 0 {
+		t.Fatal("authconfig has no token")
+	}
+}
+
+// A Vault whose certificate another authority has signed is told nothing.
+func TestAuthconfigVerifiesVault(t *testing.T) {
+	t.Parallel()
+	s := suite.Space(t)
+	v := s.OwnVault(false)
+	s.SetRoles(nil)
+	foreign := "vault:\n  ca: |\n" + indent(4, string(foreignCA()))
+	a := s.Authconfig(v, foreign)
+	t.Log(a.WaitSaid("certificate", v.Address))
+	for _, e := range v.Audit() {
+		if e.Display != "root" {
+			t.Errorf("Vault was asked for %s", e)
+		}
+	}
+	a.Install("")
+	s.Eventually("the mount", func() error {
+		if mountOf(a).typ == "" {
+			return fmt.Errorf("there is none:\n%s", a.Log())
+		}
+		return nil
+	})
+}
+
+// The kill switch: without its Secret the reviewer's token is worthless at once,
+// and authconfig makes another one by itself.
+func TestDeletedReviewerSecretIsReplaced(t *testing.T) {
+	t.Parallel()
+	s := suite.Space(t)
+	v := s.OwnVault(false)
+	s.ServiceAccount("app")
+	s.SetRoles(map[string]string{"app": s.RoleFor("app", nil)})
+	a := s.Authconfig(v, "")
+	a.WaitLogin("app", "app", harness.Audience)
+
+	twins := newTwins(a)
+	name := twins.look()
+	if err := s.Kube.CoreV1().Secrets(s.Name).Delete(t.Context(), name, metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	poll(t, "the token to die", func() bool { return twins.alive() == 0 })
+	a.WaitLogin("app", "app", harness.Audience)
+	if now := twins.look(); twins.seen() != 2 {
+		t.Errorf("the token is bound to %s, which is the Secret that was deleted", now)
+	}
+}
+
+// From a laptop, with a kubeconfig and a token in a file, nothing is hidden: plan
+// says what it would do, apply does it once, and then there is nothing to do.
+func TestAuthconfigFromALaptop(t *testing.T) {
+	t.Parallel()
+	s := suite.Space(t)
+	v := s.OwnVault(false)
+	s.ServiceAccount("app")
+	s.SetRoles(map[string]string{"app": s.RoleFor("app", nil)})
+	published, err := os.ReadFile(filepath.Join(harness.Checkout(), "deploy", "authconfig", "policy.hcl"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	v.Policy(harness.AuthconfigName, string(published))
+	token, err := v.Root.Auth().Token().CreateOrphanWithContext(t.Context(), tokenOf(harness.AuthconfigName))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Keep("authconfig's token", token.Auth.ClientToken)
+	dir := t.TempDir()
+	config := fmt.Sprintf(`
+vault:
+  caFile: %[1]s/ca.crt
+  auth: {method: token, tokenPath: %[1]s/token}
+reviewer: {create: true}
+sources: [{namespace: %[2]s, name: vault-auth-roles}]
+`, dir, s.Name)
+	for name, content := range map[string]string{"config.yaml": config, "token": token.Auth.ClientToken, "ca.crt": string(suite.CA())} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	run := func(command string, more ...string) (string, int) {
+		t.Helper()
+		args := append([]string{command, "--config=" + dir + "/config.yaml", "--namespace=" + s.Name}, more...)
+		out, code := authconfig(t, []string{"VAULT_ADDR=" + v.Root.Address(), "KUBECONFIG=" + suite.Kubeconfig}, args...)
+		t.Logf("authconfig %s: exit %d\n%s", command, code, out)
+		for _, found := range suite.Secrets.In(out) {
+			t.Errorf("authconfig %s printed a secret: %s", command, found)
+		}
+		return out, code
+	}
+	before := len(v.Audit())
+	if out, code := run("plan"); code != 2 || !strings.Contains(out, "app") {
+		t.Errorf("plan ended with %d, want 2", code)
+	}
+	for _, e := range v.Audit()[before:] {
+		if e.Operation != "read" && e.Operation != "list" {
+			t.Errorf("plan asked Vault for %s", e)
+		}
+	}
+	if _, code := run("apply"); code != 0 {
+		t.Fatalf("apply ended with %d, want 0", code)
+	}
+	if _, err := v.Login(t.Context(), "kubernetes", "app", s.Token("app", harness.Audience)); err != nil {
+		t.Errorf("logging in after apply: %v", err)
+	}
+	if _, code := run("plan"); code != 0 {
+		t.Errorf("plan after apply ended with %d, want 0", code)
+	}
+	// A flag wins over the variable, and the variable over the file.
+	if out, code := run("plan", "--vault-address=https://elsewhere.invalid:8200"); code != 1 || !strings.Contains(out, "elsewhere.invalid") {
+		t.Errorf("plan for a Vault that is not there ended with %d, want 1", code)
+	}
+}

@@ -1,0 +1,126 @@
+package e2e
+
+import (
+	"slices"
+	"strings"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/latchkey-dev/latchkey/test/harness"
+)
+
+// What authconfig may do in its own namespace and in another one, beyond what
+// everybody may, is no more than it needs: no Secret but its own two, above all.
+func TestAuthconfigRights(t *testing.T) {
+	t.Parallel()
+	s, other := suite.Space(t), suite.Space(t)
+	v := s.OwnVault(false)
+	s.ServiceAccount("nobody")
+	s.SetRoles(nil)
+	s.Authconfig(v, "")
+	own := func(namespace string) (more []string) {
+		everybody := rights(t, namespace, s.Name+":nobody")
+		for _, r := range rights(t, namespace, s.Name+":"+harness.AuthconfigName) {
+			if !slices.Contains(everybody, r) {
+				more = append(more, r)
+			}
+		}
+		return more
+	}
+	if more := own(other.Name); len(more) != 0 {
+		t.Errorf("in another namespace it may\n  %s", strings.Join(more, "\n  "))
+	}
+	here := own(s.Name)
+	t.Logf("it may\n  %s", strings.Join(here, "\n  "))
+	for _, r := range here {
+		if !strings.HasPrefix(r, "secrets ") {
+			continue
+		}
+		if !strings.Contains(r, "[latchkey-reviewer-a latchkey-reviewer-b]") && r != "secrets [] [] [create]" {
+			t.Errorf("of Secrets it may %s", r)
+		}
+	}
+	for _, args := range [][]string{{"get", "secrets", "-A"}, {"list", "secrets"}, {"create", "serviceaccounts"}, {"create", "clusterrolebindings"}} {
+		out, _, _ := s.KubectlOutput("", append([]string{"auth", "can-i", "--as=system:serviceaccount:" + s.Name + ":" + harness.AuthconfigName}, args...)...)
+		if strings.TrimSpace(out) != "no" {
+			t.Errorf("may it %s? %q", strings.Join(args, " "), out)
+		}
+	}
+}
+
+// ServiceAccounts and the reviewer's binding are made when that is asked for, put
+// back when somebody edits them, and go when they are no longer listed. What
+// others made is used and stays.
+func TestAuthconfigMakesServiceAccounts(t *testing.T) {
+	t.Parallel()
+	s := suite.Space(t)
+	v := s.OwnVault(false)
+	s.ServiceAccount("by-hand")
+	s.SetRoles(map[string]string{
+		"app":  s.RoleFor("app", nil),
+		"wild": s.RoleFor("app", map[string]any{"bound_service_account_names": []string{"app-*", "app"}}),
+	})
+	accounts := func(names ...string) string {
+		var list []string
+		for _, n := range names {
+			list = append(list, "{namespace: "+s.Name+", name: "+n+"}")
+		}
+		return quick + "reviewer: {create: true}\nserviceAccounts: [" + strings.Join(list, ", ") + "]\n"
+	}
+	has := func(name string) bool {
+		_, err := s.Kube.CoreV1().ServiceAccounts(s.Name).Get(t.Context(), name, metav1.GetOptions{})
+		if err != nil && !apierrors.IsNotFound(err) {
+			t.Fatal(err)
+		}
+		return err == nil
+	}
+	a := s.Authconfig(v, accounts("app", "by-hand"))
+	poll(t, "ServiceAccount app", func() bool { return has("app") })
+	a.WaitLogin("app", "app", harness.Audience)
+	if role, err := s.Kube.CoreV1().ServiceAccounts(s.Name).Get(t.Context(), "by-hand", metav1.GetOptions{}); err != nil || len(role.Labels) != 0 {
+		t.Errorf("the ServiceAccount that somebody made became %+v (%v)", role, err)
+	}
+
+	t.Log("the binding's subject is edited")
+	bindings := s.Kube.RbacV1().ClusterRoleBindings()
+	list, err := bindings.List(t.Context(), metav1.ListOptions{LabelSelector: "app.kubernetes.io/managed-by=" + harness.AuthconfigName})
+	if err != nil {
+		t.Fatal(err)
+	}
+	name := ""
+	for _, b := range list.Items {
+		if len(b.Subjects) == 1 && b.Subjects[0].Namespace == s.Name && b.Subjects[0].Name == harness.ReviewerName {
+			name = b.Name
+			b.Subjects[0].Name = "somebody"
+			if _, err := bindings.Update(t.Context(), &b, metav1.UpdateOptions{}); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if name == "" {
+		t.Fatal("the reviewer has no binding of authconfig's")
+	}
+	poll(t, "the binding to be as it was", func() bool {
+		b, err := bindings.Get(t.Context(), name, metav1.GetOptions{})
+		return err == nil && len(b.Subjects) == 1 && b.Subjects[0].Name == harness.ReviewerName
+	})
+
+	t.Log("none is listed any more")
+	a.Install(accounts())
+	poll(t, "ServiceAccount app to go", func() bool { return !has("app") })
+	if !has("by-hand") {
+		t.Error("the ServiceAccount that somebody made is gone")
+	}
+	events, err := s.Kube.CoreV1().Events(s.Name).List(t.Context(), metav1.ListOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range events.Items {
+		if e.Type == corev1.EventTypeWarning && e.Source.Component == harness.AuthconfigName {
+			t.Logf("event: %s: %s", e.Reason, e.Message)
+		}
+	}
+}
