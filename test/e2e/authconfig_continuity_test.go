@@ -6,10 +6,9 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
-
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/latchkey-dev/latchkey/test/harness"
 )
@@ -84,35 +83,35 @@ func continuous(t *testing.T, values string) (*harness.Authconfig, *logins) {
 	return a, keepLoggingIn(t, a, "app", jwt)
 }
 
-// With two replicas the leader is killed again and again. Each next one makes a
-// reviewer's token of its own, proves it and gives it to Vault, and no login is
-// refused, at no moment. The tokens before the last two are dead.
+// With two replicas the leader goes again and again, told to or killed. Each next
+// one makes a reviewer's token of its own, proves it and gives it to Vault, and no
+// login is refused, at no moment. The tokens before the last two are dead.
 func TestKilledLeadersLeaveNoLoginRefused(t *testing.T) {
 	t.Parallel()
 	a, logins := continuous(t, "replicas: 2")
 	twins := newTwins(a)
 	twins.look()
-	const kills = 3
-	for range kills {
-		leader := a.Leader()
-		if err := a.Kube.CoreV1().Pods(a.Name).Delete(t.Context(), leader.Name, metav1.DeleteOptions{GracePeriodSeconds: new(int64)}); err != nil {
-			t.Fatal(err)
-		}
-		killed := time.Now()
-		before := twins.seen()
+	leaders := []struct {
+		end    string
+		signal syscall.Signal
+	}{{"killed", syscall.SIGKILL}, {"told to end", syscall.SIGTERM}, {"told to end", syscall.SIGTERM}}
+	for _, l := range leaders {
+		leader, before, began := a.Leader(), twins.seen(), time.Now()
+		a.Signal(leader, "authconfig", l.signal)
 		poll(t, "the next leader's token", func() bool { twins.look(); return twins.seen() > before })
-		t.Logf("after %s was killed the next leader, %s, had replaced the token in %s", leader.Name, a.Leader().Name, time.Since(killed).Round(100*time.Millisecond))
+		t.Logf("%s after %s was %s there was another token", time.Since(began).Round(100*time.Millisecond), leader.Name, l.end)
 	}
 	logins.end(t)
 	// One for each leader. The one before the last has a grace.
-	if twins.seen() != kills+1 {
-		t.Errorf("there were %d tokens, want %d", twins.seen(), kills+1)
+	want := 1 + len(leaders)
+	if twins.seen() != want {
+		t.Errorf("there were %d tokens, want %d", twins.seen(), want)
 	}
 	if alive := twins.alive(); alive > 2 {
 		t.Errorf("%d of the tokens are good, want at most the last one and the one before", alive)
 	}
-	if rotations := strings.Count(strings.Join(operations(a.Vault.Audit()), "\n"), "update auth/"+a.Mount+"/config"); rotations != kills+1 {
-		t.Errorf("Vault's config was written %d times, want once for each of %d leaders", rotations, kills+1)
+	if rotations := strings.Count(strings.Join(operations(a.Vault.Audit()), "\n"), "update auth/"+a.Mount+"/config"); rotations != want {
+		t.Errorf("Vault's config was written %d times, want once for each of %d leaders", rotations, want)
 	}
 }
 

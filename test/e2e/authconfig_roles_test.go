@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/latchkey-dev/latchkey/test/harness"
@@ -187,6 +188,19 @@ func TestMountIsKept(t *testing.T) {
 		t.Errorf("the mount was made again: %+v, before it was %+v", again, first)
 	}
 
+	t.Log("Vault has to trust another authority of the API server too")
+	bundle := clusterCA(t, s) + string(foreignCA())
+	a.Install(values("backend") + "\nkubernetes:\n  ca: |\n" + indent(4, bundle))
+	s.Eventually("the bundle in Vault's config", func() error {
+		if n := strings.Count(fmt.Sprint(v.Read("auth/" + mount + "/config")["kubernetes_ca_cert"]), "BEGIN CERTIFICATE"); n != strings.Count(bundle, "BEGIN CERTIFICATE") {
+			return fmt.Errorf("it has %d certificates", n)
+		}
+		return nil
+	})
+	if err := a.Login("app", "app", harness.Audience); err != nil {
+		t.Errorf("logging in after the authorities changed: %v", err)
+	}
+
 	t.Log("Vault is put back to a time before the mount was made")
 	v.Delete("sys/auth/" + mount)
 	a.WaitLogin("app", "app", harness.Audience)
@@ -240,4 +254,37 @@ func mountOf(a *harness.Authconfig) mount {
 		return mount{}
 	}
 	return mount{m["type"].(string), m["accessor"].(string), m["description"].(string), fmt.Sprint(m["config"].(map[string]any)["max_lease_ttl"])}
+}
+
+// Roles may choose namespaces by label, and take annotations of ServiceAccounts
+// as metadata, where the reviewer may read them.
+func TestReviewerReadsWhatRolesNeed(t *testing.T) {
+	t.Parallel()
+	s := suite.Space(t, "team=shop")
+	v := s.OwnVault(false)
+	account := &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Name: "app", Annotations: map[string]string{"vault.hashicorp.com/alias-metadata-team": "shop"}}}
+	if _, err := s.Kube.CoreV1().ServiceAccounts(s.Name).Create(t.Context(), account, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	selecting := func(team string) string {
+		return `{"bound_service_account_names": "app", "token_policies": "default", "bound_service_account_namespace_selector": {"matchLabels": {"team": "` + team + `"}}}`
+	}
+	s.SetRoles(map[string]string{"shop": selecting("shop"), "billing": selecting("billing")})
+	a := s.Authconfig(v, "reviewer: {aliasMetadata: true, namespaceSelectors: true}")
+	a.WaitLogin("shop", "app", harness.Audience)
+	if err := a.Login("billing", "app", harness.Audience); err == nil || !strings.Contains(err.Error(), "namespace not authorized") {
+		t.Errorf("logging in from a namespace without the role's label: %v", err)
+	}
+	aliases, err := v.Root.Logical().ListWithContext(t.Context(), "identity/entity-alias/id")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var teams []string
+	for _, id := range aliases.Data["keys"].([]any) {
+		metadata, _ := v.Read("identity/entity-alias/id/" + id.(string))["metadata"].(map[string]any)
+		teams = append(teams, fmt.Sprint(metadata["team"]))
+	}
+	if !slices.Contains(teams, "shop") {
+		t.Errorf("the aliases are of teams %q, want the annotation's", teams)
+	}
 }

@@ -7,6 +7,7 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -17,6 +18,13 @@ import (
 var suite *harness.Cluster
 
 func TestMain(m *testing.M) {
+	if filepath.Base(os.Args[0]) == "vault" {
+		if err := vaultCLI(os.Args[1:]); err != nil {
+			fmt.Fprintln(os.Stderr, "vault:", err)
+			os.Exit(1)
+		}
+		return
+	}
 	flag.Parse()
 	os.Exit(run(m))
 }

@@ -59,8 +59,10 @@ func (s *Space) AuthconfigFor(v *Vault, mount, values string) *Authconfig {
 	s.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), Patience)
 		defer cancel()
-		if err := s.Helm(ctx, "uninstall", "authconfig", "--namespace", s.Name, "--ignore-not-found"); err != nil {
-			s.Errorf("uninstalling: %v", err)
+		if err := errors.Join(a.lookForSecrets(ctx),
+			s.Helm(ctx, "uninstall", "authconfig", "--namespace", s.Name, "--ignore-not-found"),
+			s.deleteBindings(ctx)); err != nil {
+			s.Error(err)
 		}
 	})
 	a.Install(values)
@@ -84,11 +86,68 @@ func (a *Authconfig) setUpVault() {
 	})
 }
 
+// lookForSecrets returns an error that says which secrets stand in what authconfig
+// counts and notes.
+func (a *Authconfig) lookForSecrets(ctx context.Context) error {
+	var errs []error
+	look := func(what, text string) {
+		for _, found := range a.Secrets.In(text) {
+			errs = append(errs, fmt.Errorf("%s of authconfig in %s, %s", what, a.Name, found))
+		}
+	}
+	maps, err := a.Kube.CoreV1().ConfigMaps(a.Name).List(ctx, metav1.ListOptions{})
+	if err != nil {
+		return fmt.Errorf("listing ConfigMaps: %w", err)
+	}
+	for _, m := range maps.Items {
+		for key, text := range m.Data {
+			look("ConfigMap "+m.Name+", key "+key, text)
+		}
+	}
+	pods, err := a.Kube.CoreV1().Pods(a.Name).List(ctx, metav1.ListOptions{LabelSelector: "app.kubernetes.io/name=" + AuthconfigName})
+	if err != nil {
+		return fmt.Errorf("listing authconfig's pods: %w", err)
+	}
+	for _, p := range pods.Items {
+		if !Ready(&p) {
+			continue
+		}
+		text, err := a.Kube.CoreV1().Pods(p.Namespace).ProxyGet("http", p.Name, "8080", "metrics", nil).DoRaw(ctx)
+		if err != nil {
+			return fmt.Errorf("reading the metrics of %s: %w", p.Name, err)
+		}
+		look("the metrics", string(text))
+	}
+	return errors.Join(errs...)
+}
+
+// deleteBindings deletes what is bound to ServiceAccounts of the test's namespace
+// outside of it, which authconfig leaves when it is uninstalled.
+func (s *Space) deleteBindings(ctx context.Context) error {
+	bindings := s.Kube.RbacV1().ClusterRoleBindings()
+	list, err := bindings.List(ctx, metav1.ListOptions{LabelSelector: "app.kubernetes.io/managed-by=" + AuthconfigName})
+	if err != nil {
+		return fmt.Errorf("listing ClusterRoleBindings: %w", err)
+	}
+	for _, b := range list.Items {
+		for _, subject := range b.Subjects {
+			if subject.Namespace != s.Name {
+				continue
+			}
+			if err := bindings.Delete(ctx, b.Name, metav1.DeleteOptions{}); err != nil && !apierrors.IsNotFound(err) {
+				return fmt.Errorf("deleting ClusterRoleBinding %s: %w", b.Name, err)
+			}
+		}
+	}
+	return nil
+}
+
 // authconfigValues are what all tests' installations share. %s are the namespace,
 // Vault's address, its CA as JSON, and the paths of the mounts for the login and
 // of the one that is kept.
 const authconfigValues = `
 injector: {enabled: false}
+log: {level: debug}
 authconfig:
   enabled: true
   replicas: 1
@@ -96,7 +155,6 @@ authconfig:
   auth: {method: jwt, mount: %[4]q, role: latchkey-authconfig, audience: vault}
   mount: {path: %[5]q}
   sources: [{namespace: %[1]q, name: vault-auth-roles}]
-  log: {level: debug}
 `
 
 // Install installs, or changes to other values, and waits for the pods.

@@ -39,8 +39,9 @@ func Checkout() string {
 }
 
 // Install installs the chart with Helm, or upgrades what is there, with a
-// serving certificate from the cluster's CA, and waits until it serves.
-func (c *Cluster) Install(ctx context.Context) error {
+// serving certificate from the cluster's CA, and waits until it serves. There may
+// be more arguments of helm, which win over its own.
+func (c *Cluster) Install(ctx context.Context, more ...string) error {
 	cert, key, err := c.IssueServing(InjectorName+"."+InstallNamespace+".svc", InjectorName+"."+InstallNamespace)
 	if err != nil {
 		return fmt.Errorf("issuing the injector's certificate: %w", err)
@@ -81,8 +82,8 @@ func (c *Cluster) Install(ctx context.Context) error {
 	}); err != nil {
 		return fmt.Errorf("forgetting an upgrade that was broken off: %w", err)
 	}
-	return c.InstallWith(ctx, "--force-conflicts", "--set-file", "certs.caBundle="+ca,
-		"--set-string", fmt.Sprintf("podAnnotations.ca-digest=%x", sha256.Sum256(c.CA())))
+	return c.InstallWith(ctx, append([]string{"--force-conflicts", "--set-file", "certs.caBundle=" + ca,
+		"--set-string", fmt.Sprintf("podAnnotations.ca-digest=%x", sha256.Sum256(c.CA()))}, more...)...)
 }
 
 // InstallWith installs the chart with Helm, or upgrades what is there, and

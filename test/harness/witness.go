@@ -18,8 +18,8 @@ import (
 	"k8s.io/client-go/tools/cache"
 )
 
-// A Witness hears all that Latchkey says in a cluster: the logs of each agent
-// and injector from its first line to its last, Events, termination messages and
+// A Witness hears all that Latchkey says in a cluster: the logs of each agent,
+// injector and authconfig from its first line to its last, Events, termination messages and
 // whatever else a pod's status says, annotations, and what an agent's container
 // is given. It looks for secrets in it.
 type Witness struct {
@@ -104,8 +104,9 @@ func (w *Witness) event(e *corev1.Event) {
 }
 
 func (w *Witness) pod(p *corev1.Pod) {
-	injector := p.Namespace == InstallNamespace
-	if _, injected := p.Annotations["latchkey.dev/status"]; !injected && !injector {
+	// Of these all is ours, of an app's pod the agent alone.
+	ours := p.Namespace == InstallNamespace || p.Labels["app.kubernetes.io/name"] == AuthconfigName
+	if _, injected := p.Annotations["latchkey.dev/status"]; !injected && !ours {
 		return
 	}
 	pod := p.Namespace + "/" + p.Name
@@ -130,7 +131,7 @@ func (w *Witness) pod(p *corev1.Pod) {
 				w.say(state.Terminated.Message, "the termination message of %s of %s", c.Name, pod)
 			}
 		}
-		if injector || c.Name == agentName {
+		if ours || c.Name == agentName {
 			w.hear(p, c)
 		}
 	}
