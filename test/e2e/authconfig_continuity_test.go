@@ -115,6 +115,20 @@ func TestKilledLeadersLeaveNoLoginRefused(t *testing.T) {
 	}
 }
 
+// A reviewer's token is replaced every few seconds, and no login is refused, at no
+// moment; those that were replaced die.
+func TestRotationsLeaveNoLoginRefused(t *testing.T) {
+	t.Parallel()
+	a, logins := continuous(t, "reviewer: {life: 10m, rotateAfter: 3s}")
+	twins := newTwins(a)
+	const tokens = 6
+	poll(t, fmt.Sprintf("%d tokens", tokens), func() bool { twins.look(); return twins.seen() >= tokens })
+	logins.end(t)
+	if alive := twins.alive(); alive > 2 {
+		t.Errorf("of %d tokens %d are good, want at most the last one and the one before", twins.seen(), alive)
+	}
+}
+
 // The API server's shortest token life passes, and no login is refused: `make soak`.
 // Within the suite it ends sooner.
 func TestSoakReviewerTokens(t *testing.T) {
