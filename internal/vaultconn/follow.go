@@ -28,7 +28,7 @@ func Dial(v config.Vault, log *slog.Logger) (http.RoundTripper, error) {
 	if err := f.trust(pem); err != nil {
 		return nil, err
 	}
-	return strict{f}, nil
+	return f, nil
 }
 
 type follower struct {
@@ -92,7 +92,7 @@ func (f *follower) trust(pem []byte) error {
 			return &pair, nil
 		}
 	}
-	next, err := transport(v, roots, certificate)
+	next, err := Transport(v, roots, certificate)
 	if err != nil {
 		return err
 	}

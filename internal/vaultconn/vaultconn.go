@@ -30,16 +30,8 @@ type Redirected struct{ Status int }
 func (r Redirected) Error() string { return fmt.Sprintf("answered %d, a redirect", r.Status) }
 
 // Transport makes one that verifies Vault by the roots, or by the system's where
-// they are nil, and follows no redirect.
-func Transport(v config.Vault, roots *x509.CertPool, clientCertificate func() (*tls.Certificate, error)) (http.RoundTripper, error) {
-	next, err := transport(v, roots, clientCertificate)
-	if err != nil {
-		return nil, err
-	}
-	return strict{next}, nil
-}
-
-func transport(v config.Vault, roots *x509.CertPool, clientCertificate func() (*tls.Certificate, error)) (*http.Transport, error) {
+// they are nil. The certificate is asked for at each connection and may be nil.
+func Transport(v config.Vault, roots *x509.CertPool, clientCertificate func() (*tls.Certificate, error)) (*http.Transport, error) {
 	config := &tls.Config{MinVersion: tls.VersionTLS12, ServerName: v.TLSServerName, RootCAs: roots}
 	if clientCertificate != nil {
 		config.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return clientCertificate() }
@@ -77,7 +69,7 @@ func (s strict) RoundTrip(r *http.Request) (*http.Response, error) {
 }
 
 // Client makes a client for one Vault namespace, without a token. A call through
-// api.Client.Logical takes timeout at most.
+// api.Client.Logical takes timeout at most, and a redirect fails it with Redirected.
 func Client(v config.Vault, t http.RoundTripper, namespace string, timeout time.Duration) (*api.Client, error) {
 	// The library reads these whatever it is given.
 	for _, entry := range os.Environ() {
@@ -89,7 +81,7 @@ func Client(v config.Vault, t http.RoundTripper, namespace string, timeout time.
 	}
 	c, err := api.NewClient(&api.Config{
 		Address:          v.Address,
-		HttpClient:       &http.Client{Transport: t, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }},
+		HttpClient:       &http.Client{Transport: strict{t}, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }},
 		Timeout:          timeout,
 		MaxRetries:       0,
 		DisableRedirects: true,
