@@ -218,4 +218,3 @@ func tokenFile(v *config.Vault) { v.Auth = config.Auth{Method: "token", TokenPat
 func kubernetes(v *config.Vault) {
 	v.Auth = config.Auth{Method: "kubernetes", Mount: "login", Role: "r", TokenPath: "jwt"}
 }
-
