@@ -50,6 +50,10 @@ func (c *computation) mount() bool {
 	}
 	path := "auth/" + t.Mount
 	switch {
+	case o.Mount == nil && o.InTheWay != "":
+		c.refuse(Refusal{Kind: KindMount, Name: t.Mount, Text: fmt.Sprintf(
+			"%s cannot be made, since Vault lets no mount lie below another, and there is auth/%s: choose another mount.path, or move that one away with vault auth move", path, o.InTheWay)})
+		return false
 	case o.Mount == nil:
 		s := Step{Verb: Create, Kind: KindMount, Name: t.Mount, After: t.Tune.Fields()}
 		s.After["type"] = t.Type

@@ -56,17 +56,19 @@ func load(t *testing.T, file string) caseFile {
 	if c.Observed.Mount != nil {
 		c.Observed.Mount.Tune = c.ObservedTune.tune(t)
 	}
+	typ := c.Target.Type
+	c.Target.Config = desired.CanonicalConfig(typ, c.Target.Config)
+	c.Observed.Config = desired.CanonicalConfig(typ, c.Observed.Config)
 	hashes := make(map[string]string)
-	canonical(c.Target.Config)
-	canonical(c.Observed.Config)
-	for name, role := range c.Target.Own {
-		hashes["of wanted "+name] = plan.Hash(canonical(role.Fields))
-	}
-	for name, role := range c.Target.Roles.Roles {
-		hashes["of wanted "+name] = plan.Hash(canonical(role.Fields))
+	for _, roles := range []map[string]desired.Role{c.Target.Own, c.Target.Roles.Roles} {
+		for name, role := range roles {
+			role.Fields = desired.Canonical(typ, role.Fields)
+			roles[name], hashes["of wanted "+name] = role, plan.Hash(role.Fields)
+		}
 	}
 	for name, fields := range c.Observed.Roles {
-		hashes["of observed "+name] = plan.Hash(canonical(fields))
+		fields = desired.Canonical(typ, fields)
+		c.Observed.Roles[name], hashes["of observed "+name] = fields, plan.Hash(fields)
 	}
 	for name, role := range c.Record.Roles {
 		for _, hash := range []*string{&role.Hash, &role.Next} {
@@ -80,23 +82,6 @@ func load(t *testing.T, file string) caseFile {
 		c.Record.Version = plan.RecordVersion
 	}
 	return c
-}
-
-// canonical gives what YAML has decoded the types of desired.Fields.
-func canonical(f desired.Fields) desired.Fields {
-	for name, value := range f {
-		switch v := value.(type) {
-		case float64:
-			f[name] = int64(v)
-		case []any:
-			list := make([]string, len(v))
-			for i, item := range v {
-				list[i] = item.(string)
-			}
-			f[name] = list
-		}
-	}
-	return f
 }
 
 func TestPlans(t *testing.T) {

@@ -52,6 +52,9 @@ type Observed struct {
 	Cluster string
 	// Mount is nil where the path is free.
 	Mount *Mount
+	// InTheWay is another mount (below auth/, without slashes around it) because
+	// of which there can be none at the path, since one lies below the other.
+	InTheWay string
 	// Config is nil where there is none yet.
 	Config desired.Fields
 	// ReviewerToken says whether the config holds a reviewer token; nil where

@@ -134,7 +134,16 @@ func (p *Plan) fields(s *Step) []string {
 }
 
 // defaults are what Vault has in the fields that nobody set.
-func (p *Plan) defaults(Kind) desired.Fields { return nil }
+func (p *Plan) defaults(k Kind) desired.Fields {
+	nothing := map[string]any{}
+	switch k {
+	case KindRole:
+		return desired.Canonical(p.Type, nothing)
+	case KindConfig:
+		return desired.CanonicalConfig(p.Type, nothing)
+	}
+	return nil
+}
 
 func show(value any) string {
 	switch v := value.(type) {

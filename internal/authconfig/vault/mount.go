@@ -32,7 +32,7 @@ func (c *Client) Observe(ctx context.Context) (plan.Observed, error) {
 		return plan.Observed{}, err
 	}
 	o := plan.Observed{Cluster: cluster}
-	if o.Mount, err = c.find(ctx); err != nil || o.Mount == nil || !kept(o.Mount.Type) {
+	if o.Mount, o.InTheWay, err = c.find(ctx); err != nil || o.Mount == nil || !kept(o.Mount.Type) {
 		return o, err
 	}
 	config, err := c.read(ctx, c.path("config"))
@@ -54,19 +54,26 @@ func (c *Client) path(below string) string { return "auth/" + c.mount + "/" + be
 
 func (c *Client) rolePath(name string) string { return c.path("role/" + name) }
 
-// find is the mount as it is listed; nil where there is none.
-func (c *Client) find(ctx context.Context) (*plan.Mount, error) {
+// find is the mount as it is listed; nil where there is none, and then perhaps
+// another that is in its way.
+func (c *Client) find(ctx context.Context) (found *plan.Mount, inTheWay string, err error) {
 	const path = "sys/auth"
 	all, err := c.read(ctx, path)
 	if err != nil {
-		return nil, err
+		return nil, "", err
 	}
 	if len(all) == 0 { // there is always the method token
-		return nil, fmt.Errorf("reading %s: %w", path, errNoData)
+		return nil, "", fmt.Errorf("reading %s: %w", path, errNoData)
 	}
-	listed, ok := all[c.mount+"/"]
+	own := c.mount + "/"
+	listed, ok := all[own]
 	if !ok {
-		return nil, nil
+		for _, other := range slices.Sorted(maps.Keys(all)) {
+			if strings.HasPrefix(own, other) || strings.HasPrefix(other, own) {
+				return nil, strings.TrimSuffix(other, "/"), nil
+			}
+		}
+		return nil, "", nil
 	}
 	var m struct {
 		Type        string `json:"type"`
@@ -85,13 +92,13 @@ func (c *Client) find(ctx context.Context) (*plan.Mount, error) {
 		err = errNoData
 	}
 	if err != nil {
-		return nil, fmt.Errorf("reading mount %s in %s: %w", c.mount, path, err)
+		return nil, "", fmt.Errorf("reading mount %s in %s: %w", c.mount, path, err)
 	}
 	return &plan.Mount{Type: m.Type, Accessor: m.Accessor, Tune: plan.Tune{
 		Description:     m.Description,
 		DefaultLeaseTTL: time.Duration(m.Config.DefaultLeaseTTL) * time.Second,
 		MaxLeaseTTL:     time.Duration(m.Config.MaxLeaseTTL) * time.Second,
-	}}, nil
+	}}, "", nil
 }
 
 func (c *Client) roles(ctx context.Context, typ string) (map[string]desired.Fields, error) {
@@ -127,7 +134,7 @@ func (c *Client) Enable(ctx context.Context, typ string, tune plan.Tune) (access
 	if err != nil {
 		return "", err
 	}
-	m, err := c.find(ctx)
+	m, _, err := c.find(ctx)
 	switch {
 	case err != nil:
 		return "", err
