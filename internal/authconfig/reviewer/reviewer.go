@@ -99,7 +99,7 @@ type Settings struct {
 type Target struct {
 	Type          string
 	Config        desired.Fields
-	ReviewerToken bool
+	ReviewerToken *bool
 	NewCredential string
 	Own           map[string]desired.Role
 	// Reviewer replaces the record's.
@@ -141,9 +141,10 @@ func (r *Reviewer) Target(ctx context.Context, rec plan.Record) (Target, error) 
 	if !slices.Contains(Modes, r.Mode) {
 		return Target{}, fmt.Errorf("reviewer mode %q is unknown: allowed are %s", r.Mode, strings.Join(Modes, ", "))
 	}
-	t := Target{Type: "kubernetes", Reviewer: rec.Reviewer, ReviewerToken: r.Mode == LongLived || r.Mode == ShortLived}
+	token := r.Mode == LongLived || r.Mode == ShortLived
+	t := Target{Type: "kubernetes", Reviewer: rec.Reviewer, ReviewerToken: &token}
 	if r.Mode == JWT {
-		t.Type = "jwt"
+		t.Type, t.ReviewerToken = "jwt", nil
 	}
 	if !r.Discovery {
 		t.Reviewer.NoDiscovery = ""
@@ -237,7 +238,7 @@ func (r *Reviewer) dueIn(rec *plan.Reviewer) time.Duration {
 // sleeps, and somebody may set the other back. Neither is the API server's, so
 // that it does not matter by how much that one differs.
 func (r *Reviewer) age(c *credential) time.Duration {
-	return max(time.Since(c.minted), r.wall().Sub(c.minted.Round(0)))
+	return max(time.Since(c.minted), r.wall().Sub(c.mintedWall))
 }
 
 func (r *Reviewer) rotateAfter(life time.Duration, fraction float64) time.Duration {

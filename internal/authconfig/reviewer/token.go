@@ -17,9 +17,9 @@ type credential struct {
 	secret cluster.Secret // that it is bound to, or that holds it
 	made   bool           // the Secret, for this token
 
-	issued, expires time.Time     // as the API server says
-	minted          time.Time     // by our clocks
-	rotate          time.Duration // its age then
+	issued, expires    time.Time     // as the API server says
+	minted, mintedWall time.Time     // by our two clocks, see age
+	rotate             time.Duration // its age then
 }
 
 // credential gets what the mode reviews with.
@@ -52,7 +52,7 @@ func (r *Reviewer) stored(ctx context.Context) (credential, error) {
 	case jwt.Reveal() == "":
 		return credential{}, fmt.Errorf("the reviewer's Secret %s holds no token yet: Kubernetes puts one there if ServiceAccount %s exists", r.Secret, r.ServiceAccount)
 	}
-	return credential{jwt: jwt, secret: *found, minted: time.Now()}, nil
+	return credential{jwt: jwt, secret: *found, minted: time.Now(), mintedWall: r.wall()}, nil
 }
 
 // mint requests a token that is bound to a Secret.
@@ -61,7 +61,7 @@ func (r *Reviewer) mint(ctx context.Context, rec *plan.Reviewer) (credential, er
 	if err != nil {
 		return credential{}, fmt.Errorf("making a Secret for a reviewer token: %w", err)
 	}
-	c := credential{secret: secret, made: made, minted: time.Now()}
+	c := credential{secret: secret, made: made, minted: time.Now(), mintedWall: r.wall()}
 	token, err := r.cluster.Token(ctx, r.ServiceAccount, "", r.Life, &secret)
 	if err == nil && !token.Expires.After(token.Issued) {
 		err = fmt.Errorf("the API server granted a token that ends at %s", token.Expires.Format(time.RFC3339))
