@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"strings"
 
 	"github.com/latchkey-dev/latchkey/internal/authconfig/desired"
 	"github.com/latchkey-dev/latchkey/internal/authconfig/plan"
@@ -16,48 +15,29 @@ import (
 // not validated: the API server does that when it reviews, and what it issues
 // may change.
 func kubernetesConfig(host, ca string, noLocal, aliasMetadata bool) desired.Fields {
-	return desired.Fields{
+	return desired.CanonicalConfig(desired.Kubernetes, map[string]any{
 		"kubernetes_host":                   host,
 		"kubernetes_ca_cert":                ca,
-		"pem_keys":                          []string{},
-		"issuer":                            "",
 		"disable_iss_validation":            true,
 		"disable_local_ca_jwt":              noLocal,
 		"use_annotations_as_alias_metadata": aliasMetadata,
-	}
+	})
 }
 
 // keysConfig is a whole config of a mount of type jwt that verifies with keys.
 func keysConfig(issuer string, keys map[string]plan.Key) desired.Fields {
 	var pems []string
 	for _, k := range keys {
-		pems = append(pems, strings.TrimSpace(k.PEM)+"\n")
+		pems = append(pems, k.PEM)
 	}
 	slices.Sort(pems)
-	f := jwtConfig(issuer)
-	f["jwt_validation_pubkeys"] = slices.Compact(pems)
-	return f
+	return desired.CanonicalConfig(desired.JWT, map[string]any{"bound_issuer": issuer, "jwt_validation_pubkeys": slices.Compact(pems)})
 }
 
 // discoveryConfig is a whole config of a mount of type jwt that asks the issuer
 // for its keys.
 func discoveryConfig(issuer, ca string) desired.Fields {
-	f := jwtConfig(issuer)
-	f["oidc_discovery_url"], f["oidc_discovery_ca_pem"] = issuer, ca
-	return f
-}
-
-func jwtConfig(issuer string) desired.Fields {
-	return desired.Fields{
-		"oidc_discovery_url":     "",
-		"oidc_discovery_ca_pem":  "",
-		"jwks_url":               "",
-		"jwks_ca_pem":            "",
-		"jwt_validation_pubkeys": []string{},
-		"jwt_supported_algs":     []string{},
-		"bound_issuer":           issuer,
-		"default_role":           "",
-	}
+	return desired.CanonicalConfig(desired.JWT, map[string]any{"bound_issuer": issuer, "oidc_discovery_url": issuer, "oidc_discovery_ca_pem": ca})
 }
 
 // discover reports whether Vault is to fetch the keys. It is not tried again
@@ -100,11 +80,4 @@ func (r *Reviewer) see(ctx context.Context, rec *plan.Reviewer) error {
 	}
 	r.keys, rec.Keys = keys, maps.Clone(keys)
 	return nil
-}
-
-// own is the probe's role: its token is not stored by Vault, grants nothing, and
-// ends by itself.
-func (r *Reviewer) own(typ string) (map[string]desired.Role, error) {
-	f := desired.Probe(desired.Defaults{MountType: typ, Audience: r.audience()}, r.namespace, r.account)
-	return map[string]desired.Role{ProbeRole: {Fields: f}}, nil
 }

@@ -1,6 +1,7 @@
 package reviewer
 
 import (
+	"encoding/pem"
 	"errors"
 	"strings"
 	"testing"
@@ -10,8 +11,14 @@ import (
 	"github.com/latchkey-dev/latchkey/internal/authconfig/plan"
 )
 
+// pubkeys are those of the config.
 func (w *world) pubkeys() string {
-	return strings.ReplaceAll(strings.Join(w.config["jwt_validation_pubkeys"].([]string), ","), "\n", "")
+	var texts []string
+	for _, text := range w.config["jwt_validation_pubkeys"].([]string) {
+		b, _ := pem.Decode([]byte(text))
+		texts = append(texts, string(b.Bytes))
+	}
+	return strings.Join(texts, ",")
 }
 
 // Old and new keys are there side by side while the cluster's rotate.
@@ -21,25 +28,25 @@ func TestKeysFollowTheCluster(t *testing.T) {
 		p := w.start(settings(JWT), plan.Record{})
 		p.must()
 		old := w.newToken("shop/app", "vault", "", time.Hour)
-		w.keys = map[string]string{"k1": "KEY 1", "k2": "KEY 2"}
+		w.keys = map[string]string{"k1": key1, "k2": key2}
 		p.must()
-		if got := w.pubkeys(); got != "KEY 1,KEY 2" {
+		if got := w.pubkeys(); got != "1,2" {
 			t.Fatalf("keys %q", got)
 		}
 		if err := w.pod("vault"); err != nil {
 			t.Errorf("a login with the new key is refused: %v", err)
 		}
 		// One API server of several is behind, and later the first is ahead.
-		for _, keys := range []map[string]string{{"k1": "KEY 1"}, {"k2": "KEY 2"}, {"k1": "KEY 1", "k2": "KEY 2"}, {"k2": "KEY 2"}} {
+		for _, keys := range []map[string]string{{"k1": key1}, {"k2": key2}, {"k1": key1, "k2": key2}, {"k2": key2}} {
 			w.keys = keys
 			writes := w.writes
 			p.must()
-			if got := w.pubkeys(); got != "KEY 1,KEY 2" || w.writes != writes {
+			if got := w.pubkeys(); got != "1,2" || w.writes != writes {
 				t.Fatalf("keys %q, %d writes", got, w.writes-writes)
 			}
 			time.Sleep(10 * time.Minute)
 		}
-		w.keys["k1"] = "KEY 1" // what it would be to the fake's login
+		w.keys["k1"] = key1 // what it would be to the fake's login
 		if err := w.login(old, "vault"); err != nil {
 			t.Errorf("a login with a token of the old key is refused: %v", err)
 		}
@@ -48,11 +55,11 @@ func TestKeysFollowTheCluster(t *testing.T) {
 		p = w.start(settings(JWT), p.rec)
 		p.must()
 		p.untilNext()
-		if got := w.pubkeys(); got != "KEY 1,KEY 2" {
+		if got := w.pubkeys(); got != "1,2" {
 			t.Errorf("keys %q before the grace is over", got)
 		}
 		p.must()
-		if got := w.pubkeys(); got != "KEY 2" {
+		if got := w.pubkeys(); got != "2" {
 			t.Errorf("keys %q after the grace", got)
 		}
 		if next := p.r.Next(p.rec); !next.IsZero() {
@@ -67,7 +74,7 @@ func TestNoKeysAreNotWritten(t *testing.T) {
 	p.must()
 	w.keys = nil
 	wantError(t, p.reconcile(), "reading the public keys", "serves none")
-	if got := w.pubkeys(); got != "KEY 1" {
+	if got := w.pubkeys(); got != "1" {
 		t.Errorf("keys %q", got)
 	}
 }
@@ -76,7 +83,7 @@ func TestNoKeysAreNotWritten(t *testing.T) {
 func TestAGoneKeyIsForgottenWithoutARecord(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
-		w.keys["k2"] = "KEY 2"
+		w.keys["k2"] = key2
 		p := w.start(settings(JWT), plan.Record{})
 		p.must()
 		delete(w.keys, "k1")
@@ -86,7 +93,7 @@ func TestAGoneKeyIsForgottenWithoutARecord(t *testing.T) {
 			p.must()
 			time.Sleep(10 * time.Minute)
 		}
-		if got := w.pubkeys(); got != "KEY 2" {
+		if got := w.pubkeys(); got != "2" {
 			t.Errorf("keys %q", got)
 		}
 	})
@@ -103,7 +110,7 @@ func TestDiscoveryWhereVaultCan(t *testing.T) {
 		if w.config["oidc_discovery_url"] != issuer || w.config["oidc_discovery_ca_pem"] != goodCA || w.pubkeys() != "" {
 			t.Errorf("config %v", w.config)
 		}
-		w.keys = map[string]string{"k9": "KEY 9"}
+		w.keys = map[string]string{"k9": block("PUBLIC KEY", "9")}
 		if err := w.pod("vault"); err != nil {
 			t.Error(err)
 		}
@@ -134,7 +141,7 @@ func TestDiscoveryWhereVaultCannot(t *testing.T) {
 				s.Discovery = true
 				p := w.start(s, plan.Record{})
 				p.must()
-				if err := w.pod("vault"); err != nil || w.pubkeys() != "KEY 1" {
+				if err := w.pod("vault"); err != nil || w.pubkeys() != "1" {
 					t.Errorf("keys %q, a pod's login: %v", w.pubkeys(), err)
 				}
 				writes := w.writes

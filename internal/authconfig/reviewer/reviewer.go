@@ -142,9 +142,12 @@ func (r *Reviewer) Target(ctx context.Context, rec plan.Record) (Target, error) 
 		return Target{}, fmt.Errorf("reviewer mode %q is unknown: allowed are %s", r.Mode, strings.Join(Modes, ", "))
 	}
 	token := r.Mode == LongLived || r.Mode == ShortLived
-	t := Target{Type: "kubernetes", Reviewer: rec.Reviewer, ReviewerToken: &token}
+	t := Target{Type: desired.Kubernetes, Reviewer: rec.Reviewer, ReviewerToken: &token}
 	if r.Mode == JWT {
-		t.Type, t.ReviewerToken = "jwt", nil
+		t.Type, t.ReviewerToken = desired.JWT, nil
+		if r.Audience == "" {
+			return Target{}, fmt.Errorf("reviewer mode %s needs an audience: Vault refuses a token that has one where the role names none", r.Mode)
+		}
 	}
 	if !r.Discovery {
 		t.Reviewer.NoDiscovery = ""
@@ -153,10 +156,8 @@ func (r *Reviewer) Target(ctx context.Context, rec plan.Record) (Target, error) 
 	if t.Config, err = r.config(ctx, &t); err != nil {
 		return Target{}, err
 	}
-	t.Config = desired.CanonicalConfig(t.Type, t.Config) // as Vault's answer is compared with it
-	if t.Own, err = r.own(t.Type); err != nil {
-		return Target{}, err
-	}
+	probe := desired.Probe(desired.Defaults{MountType: t.Type, Audience: r.audience()}, r.namespace, r.account)
+	t.Own = map[string]desired.Role{ProbeRole: {Fields: probe}}
 	t.NewCredential, err = r.due(ctx, &rec.Reviewer)
 	return t, err
 }

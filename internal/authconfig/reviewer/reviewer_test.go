@@ -335,6 +335,34 @@ func TestTheKillSwitchWhileVaultCannotReachTheAPIServer(t *testing.T) {
 	})
 }
 
+// The reviewer's account was deleted and made anew: its tokens are dead, and not
+// written back, though their Secret is there.
+func TestADoubtfulTokenIsReplaced(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		p := w.start(settings(ShortLived), plan.Record{})
+		p.must()
+		delete(w.tokens, w.jwt)
+		p.must()
+		if w.pod("vault") == nil {
+			t.Fatal("the token still works")
+		}
+		p.r.Doubt("its ServiceAccount was deleted")
+		w.fail = failing("Probe")
+		wantError(t, p.reconcile(), "proving the config by a login", "nothing else to write back")
+		w.fail = nil
+		p.must()
+		if err := w.pod("vault"); err != nil {
+			t.Error(err)
+		}
+		writes := w.writes
+		p.must()
+		if w.writes != writes {
+			t.Error("the doubt stays")
+		}
+	})
+}
+
 // A Secret made anew by hand under the name holds no token.
 func TestASecretMadeAnewIsSeen(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -615,7 +643,7 @@ func TestTheCAFollowsTheCluster(t *testing.T) {
 		w := newWorld(t)
 		p := w.start(settings(ShortLived), plan.Record{})
 		p.must()
-		w.ca = "CA two\n"
+		w.ca = block("CERTIFICATE", "two")
 		if w.pod("vault") == nil {
 			t.Fatal("Vault takes a CA that it does not have")
 		}

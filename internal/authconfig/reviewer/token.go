@@ -117,7 +117,7 @@ func (r *Reviewer) discard(ctx context.Context, c credential) error {
 // heldIsGood reports whether the proven token of this process is still one that
 // can be written back.
 func (r *Reviewer) heldIsGood(ctx context.Context, rec *plan.Reviewer) bool {
-	if r.held.jwt.Reveal() == "" || r.held.secret.UID != rec.SecretUID {
+	if r.held.jwt.Reveal() == "" || r.doubt != "" || r.held.secret.UID != rec.SecretUID {
 		return false
 	}
 	if life := r.held.expires.Sub(r.held.issued); life > 0 && r.age(&r.held) >= life {
@@ -142,7 +142,7 @@ func (r *Reviewer) keep(ctx context.Context, c credential, rec *plan.Record) {
 	if r.Mode != JWT {
 		rec.Reviewer.Keys, rec.Reviewer.NoDiscovery = nil, ""
 	}
-	r.held = c
+	r.held, r.doubt = c, ""
 	r.retire(ctx, c, before, &rec.Reviewer)
 }
 

@@ -2,6 +2,7 @@ package reviewer
 
 import (
 	"context"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"maps"
@@ -20,10 +21,18 @@ import (
 
 const (
 	goodHost = "https://api.test:6443"
-	goodCA   = "CA one\n"
 	issuer   = "https://issuer.test"
 	account  = "latchkey/latchkey-reviewer"
 )
+
+var (
+	goodCA     = block("CERTIFICATE", "one")
+	key1, key2 = block("PUBLIC KEY", "1"), block("PUBLIC KEY", "2")
+)
+
+func block(typ, text string) string {
+	return string(pem.EncodeToMemory(&pem.Block{Type: typ, Bytes: []byte(text)}))
+}
 
 // world is an API server and a Vault with one mount that believe each other no
 // more than real ones do.
@@ -58,7 +67,7 @@ type token struct {
 
 func newWorld(t *testing.T) *world {
 	return &world{t: t, secrets: map[string]cluster.Secret{}, stored: map[string]string{}, tokens: map[string]token{},
-		ca: goodCA, keys: map[string]string{"k1": "KEY 1"}, delegator: true}
+		ca: goodCA, keys: map[string]string{"k1": key1}, delegator: true}
 }
 
 var (
@@ -107,7 +116,7 @@ func (w *world) login(client string, audience string) error {
 		return errors.New("500 could not load backend configuration")
 	}
 	if _, isJWT := c["bound_issuer"]; isJWT {
-		signed := slices.Contains(c["jwt_validation_pubkeys"].([]string), w.keys[w.tokens[client].key]+"\n")
+		signed := slices.Contains(c["jwt_validation_pubkeys"].([]string), w.keys[w.tokens[client].key])
 		if t := w.tokens[client]; t.audience != audience || !signed && !(c["oidc_discovery_url"] == issuer && w.discovery) {
 			return errors.New("400 error validating token")
 		}

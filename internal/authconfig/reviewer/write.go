@@ -46,7 +46,6 @@ func (r *Reviewer) Write(ctx context.Context, before, after desired.Fields, rec 
 	if err := r.try(ctx, after, c, client); err != nil {
 		return r.restore(ctx, err, before, after, c, client, rec)
 	}
-	r.doubt = ""
 	r.keep(ctx, c, rec)
 	return nil
 }
@@ -162,12 +161,14 @@ func (r *Reviewer) writeDiscovery(ctx context.Context, before, after desired.Fie
 		return nil
 	}
 	known := rec.Reviewer
-	if err := r.see(ctx, &known); err != nil {
-		return r.restore(ctx, errors.Join(failed, err), before, after, credential{}, client, rec)
+	err := r.see(ctx, &known)
+	if err == nil {
+		issuer, _ := after["bound_issuer"].(string)
+		err = r.try(ctx, keysConfig(issuer, known.Keys), credential{}, client)
 	}
-	issuer, _ := after["bound_issuer"].(string)
-	if err := r.try(ctx, keysConfig(issuer, known.Keys), credential{}, client); err != nil {
-		return r.restore(ctx, errors.Join(failed, err), before, after, credential{}, client, rec)
+	if err != nil {
+		err = fmt.Errorf("with discovery, %w; with the cluster's keys instead, %w", failed, err)
+		return r.restore(ctx, err, before, after, credential{}, client, rec)
 	}
 	rec.Reviewer = known
 	r.keep(ctx, credential{}, rec)
