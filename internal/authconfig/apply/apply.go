@@ -77,7 +77,11 @@ func Run(ctx context.Context, p plan.Plan, d Deps) ([]Result, plan.Record, error
 		// What has begun comes to its end: half a step is what nobody wants.
 		r.step(context.WithoutCancel(ctx), s)
 	}
-	if r.withheld > 0 {
+	switch r.withheld {
+	case 0:
+	case 1:
+		r.errs = append(r.errs, errors.New("withholding the deletion of 1 role until all roles are written"))
+	default:
 		r.errs = append(r.errs, fmt.Errorf("withholding the deletion of %d roles until all roles are written", r.withheld))
 	}
 	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), saveTime)
@@ -139,7 +143,11 @@ func (r *run) step(ctx context.Context, s plan.Step) {
 	var err error
 	switch s.Kind {
 	case plan.KindMount, plan.KindTune, plan.KindConfig, plan.KindRole:
-		if r.noMount || s.Kind == plan.KindConfig && r.noProbe {
+		if r.noMount {
+			return
+		}
+		if s.Kind == plan.KindConfig && r.noProbe {
+			r.errs = append(r.errs, fmt.Errorf("withholding config %s: a login with a role that could not be made is to prove it", s.Name))
 			return
 		}
 		if s.Kind == plan.KindRole && s.Verb == plan.Delete && r.noDelete {
