@@ -1,0 +1,97 @@
+package authconfig
+
+import (
+	"context"
+	"fmt"
+	"io"
+)
+
+// Plan prints what there is to do, and reports whether there is anything: a
+// difference, something refused, or a role that is not understood. It changes
+// nothing.
+func Plan(ctx context.Context, o Options, out io.Writer) (differs bool, err error) {
+	p, err := o.open(newMetrics(), false)
+	if err != nil {
+		return false, err
+	}
+	defer p.close(ctx)
+	look, err := p.keeper.Look(ctx)
+	if err != nil {
+		return false, err
+	}
+	if err := look.Plan.Print(out); err != nil {
+		return false, fmt.Errorf("writing the plan: %w", err)
+	}
+	for _, note := range look.Notes {
+		if _, err := fmt.Fprintln(out, "note:", note); err != nil {
+			return false, fmt.Errorf("writing the plan: %w", err)
+		}
+	}
+	return !look.Plan.Empty() || len(look.Plan.Problems) > 0, nil
+}
+
+// Apply does once what there is to do, and prints it. That something is refused,
+// or not understood, is an error. It holds the Lease meanwhile, so that no other
+// process writes; one that runs is an error.
+func Apply(ctx context.Context, o Options, out io.Writer) error {
+	p, err := o.open(newMetrics(), false)
+	if err != nil {
+		return err
+	}
+	if err := free(ctx, p.kube, o.Namespace); err != nil {
+		return err
+	}
+	var round *Round
+	err = lead(ctx, p.kube, o.Namespace, o.Log, func(ctx context.Context) {
+		defer p.close(ctx)
+		round = p.keeper.Round(ctx)
+	})
+	if err != nil {
+		return err
+	}
+	if round == nil {
+		return context.Cause(ctx)
+	}
+	if round.Look == nil {
+		return round.Err
+	}
+	if err := print(round, out); err != nil {
+		return err
+	}
+	switch n := len(round.Plan.Refused) + len(round.Plan.Problems); {
+	case round.Err != nil:
+		return round.Err
+	case n > 0:
+		return fmt.Errorf("%d of what is wanted could not be done", n)
+	}
+	return nil
+}
+
+func print(r *Round, out io.Writer) (err error) {
+	say := func(format string, args ...any) {
+		if _, failed := fmt.Fprintf(out, format+"\n", args...); failed != nil && err == nil {
+			err = fmt.Errorf("writing what was done: %w", failed)
+		}
+	}
+	for _, done := range r.Results {
+		if done.Err == nil {
+			say("done: %s", done.Step.String())
+		}
+	}
+	if r.Err == nil && len(r.Results) == 0 {
+		say("nothing to change")
+	}
+	for _, p := range r.Plan.Problems {
+		say("left as it is: %s", p)
+	}
+	for _, f := range r.Plan.Refused {
+		say("refused: %s %s: %s", f.Kind, f.Name, f.Text)
+	}
+	for _, note := range r.Notes {
+		say("note: %s", note)
+	}
+	if end := r.Record.Reviewer.Expires; !end.IsZero() {
+		say("note: the reviewer token in Vault ends at %s, and logins with it: authconfig serve replaces it in time, as apply does when it runs before", end.UTC().Format("2006-01-02 15:04:05 MST"))
+	}
+	return err
+}

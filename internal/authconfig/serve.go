@@ -1,0 +1,271 @@
+package authconfig
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net"
+	"net/http"
+	"sync/atomic"
+	"time"
+
+	"github.com/gorilla/mux"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/metadata"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/util/workqueue"
+
+	"github.com/latchkey-dev/latchkey/internal/authconfig/cluster"
+	"github.com/latchkey-dev/latchkey/internal/authconfig/plan"
+	"github.com/latchkey-dev/latchkey/internal/authconfig/reviewer"
+	"github.com/latchkey-dev/latchkey/internal/authconfig/vault"
+)
+
+const (
+	// firstRetry and longestRetry bound the wait after a round that failed.
+	firstRetry, longestRetry = time.Second, time.Minute
+	// rest is between two rounds, whatever happens.
+	breath = time.Second
+	// tick is how often the clock is looked at: a timer stands still while a
+	// machine sleeps. So often the cluster's keys are asked for, too.
+	tick = time.Minute
+	// syncPatience is how long the first round waits for the watches.
+	syncPatience = 5 * time.Second
+	// closeTime bounds the last call to Vault.
+	closeTime = 2 * time.Second
+)
+
+// Options say what authconfig runs with.
+type Options struct {
+	Config *Config
+	// Kube is how the API server is reached, and Namespace authconfig's own.
+	Kube      *rest.Config
+	Namespace string
+	// Host is the API server's URL as Vault reaches it, where the configuration
+	// does not say.
+	Host string
+	// OpsListen is the address of probes and metrics, host:port with an optional
+	// host.
+	OpsListen string
+	Log       *slog.Logger
+}
+
+// parts are what serving and applying are made of.
+type parts struct {
+	keeper *Keeper
+	vault  *vault.Client
+	kube   kubernetes.Interface
+}
+
+// open makes the clients. It calls nobody.
+func (o *Options) open(m *metrics, stays bool) (*parts, error) {
+	v, err := vault.New(o.Config.Vault, o.Config.Mount.Path, o.Config.MountType(), o.Log)
+	if err != nil {
+		return nil, fmt.Errorf("configuration: %w", err)
+	}
+	v.LoggedIn = m.loggedIn
+	k, err := cluster.New(o.Kube, cluster.Settings{Namespace: o.Namespace})
+	if err != nil {
+		return nil, err
+	}
+	kube, err := kubernetes.NewForConfig(o.Kube)
+	if err != nil {
+		return nil, fmt.Errorf("making API client: %w", err)
+	}
+	return &parts{NewKeeper(o.Config, o.Namespace, o.Host, stays, k, counted{v, m}), v, kube}, nil
+}
+
+func (p *parts) close(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTime)
+	defer cancel()
+	p.vault.Close(ctx)
+}
+
+// Serve keeps the mount, or waits to take over from the replica that does, until
+// ctx ends.
+func Serve(ctx context.Context, o Options) error {
+	m := newMetrics()
+	p, err := o.open(m, true)
+	if err != nil {
+		return err
+	}
+	meta, err := metadata.NewForConfig(o.Kube)
+	if err != nil {
+		return fmt.Errorf("making API client: %w", err)
+	}
+	listener, err := net.Listen("tcp", o.OpsListen)
+	if err != nil {
+		return fmt.Errorf("listening for probes and metrics: %w", err)
+	}
+	var state atomic.Pointer[string]
+	is := func(s string) { state.Store(&s) }
+	is("waits to take over")
+	ops := &http.Server{Handler: opsHandler(m, &state), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: time.Minute}
+	failed := make(chan error, 1)
+	go func() { failed <- fmt.Errorf("serving probes and metrics: %w", ops.Serve(listener)) }()
+	defer func() { _ = ops.Close() }()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	go func() {
+		select {
+		case err := <-failed:
+			cancel(err)
+		case <-ctx.Done():
+		}
+	}()
+	teller, stop := newTeller(p.kube.CoreV1(), o.Namespace, o.Log)
+	defer stop()
+	o.Log.Info("started", "namespace", o.Namespace, "vault", o.Config.Vault.Address, "opsListen", ops.Addr)
+
+	err = lead(ctx, p.kube, o.Namespace, o.Log, func(ctx context.Context) {
+		defer p.close(ctx)
+		m.leader.WithLabelValues().Set(1)
+		is("keeps " + "auth/" + vault.MountPath(o.Config.Mount.Path))
+		l := &loop{keeper: p.keeper, log: o.Log, metrics: m, teller: teller, changes: make(chan change, 64)}
+		l.run(ctx, func(tell func(change)) {
+			patience, done := context.WithTimeout(ctx, syncPatience)
+			defer done()
+			watch(ctx, meta, o.Config.watches(o.Namespace), o.Log, patience.Done(), tell)
+		})
+		m.leader.WithLabelValues().Set(0)
+	})
+	if cause := context.Cause(ctx); cause != nil && !errors.Is(cause, context.Canceled) {
+		return cause
+	}
+	if err == nil {
+		o.Log.Info("stopped")
+	}
+	return err
+}
+
+// opsHandler serves probes and metrics. A replica that waits is as ready as the
+// one that leads; what is wrong in Vault is no reason to restart either.
+func opsHandler(m *metrics, state *atomic.Pointer[string]) http.Handler {
+	r := mux.NewRouter()
+	get := r.Methods(http.MethodGet, http.MethodHead).Subrouter()
+	get.HandleFunc("/livez", func(w http.ResponseWriter, _ *http.Request) { _, _ = fmt.Fprintln(w, "ok") })
+	get.HandleFunc("/readyz", func(w http.ResponseWriter, _ *http.Request) { _, _ = fmt.Fprintln(w, "ready:", *state.Load()) })
+	get.Handle("/metrics", m.handler())
+	return r
+}
+
+// loop does a round whenever there is a reason to.
+type loop struct {
+	keeper  *Keeper
+	log     *slog.Logger
+	metrics *metrics
+	teller  *teller
+	changes chan change
+
+	token atomic.Pointer[plan.Reviewer] // the credential in Vault
+	keys  map[string]string             // the cluster's, as seen last
+}
+
+// run does rounds until ctx ends. start starts what tells of changes.
+func (l *loop) run(ctx context.Context, start func(tell func(change))) {
+	l.token.Store(new(plan.Reviewer))
+	start(l.tell)
+	retry := workqueue.NewTypedItemExponentialFailureRateLimiter[string](firstRetry, longestRetry)
+	for why := "the start"; ctx.Err() == nil; {
+		l.log.Debug("looking at cluster and Vault", "reason", why)
+		began := time.Now()
+		r := l.keeper.Round(ctx)
+		if ctx.Err() != nil && errors.Is(r.Err, ctx.Err()) && len(r.Results) == 0 {
+			return
+		}
+		took := time.Since(began)
+		l.metrics.observe(r, took)
+		l.teller.tell(r)
+		if r.Look != nil {
+			l.token.Store(&r.Record.Reviewer)
+		}
+		l.log.Debug("looked at cluster and Vault", "steps", len(r.Results), "duration", took.String(), "next", r.Next)
+		due := time.Now().Add(time.Duration(l.keeper.config.Resync))
+		if r.Err != nil {
+			due = time.Now().Add(retry.When(""))
+		} else {
+			retry.Forget("")
+			if !r.Next.IsZero() && r.Next.Before(due) {
+				due = r.Next
+			}
+		}
+		why = l.wait(ctx, due)
+	}
+}
+
+// tell passes on a change that is a reason to look.
+func (l *loop) tell(c change) {
+	if c.resource == secrets && l.keeper.config.Reviewer.Mode == reviewer.ShortLived {
+		// The Secrets that come and go with each new token are no news.
+		if t := l.token.Load(); !c.gone || c.name != t.Secret || c.uid != t.SecretUID {
+			return
+		}
+	}
+	select {
+	case l.changes <- c:
+	default: // there is reason enough
+	}
+}
+
+// wait waits for a reason to look, and says it.
+func (l *loop) wait(ctx context.Context, due time.Time) (why string) {
+	due = due.Round(0) // by the wall clock
+	pause := time.NewTimer(breath)
+	defer pause.Stop()
+	select {
+	case <-ctx.Done():
+		return ""
+	case <-pause.C:
+	}
+	for {
+		timer := time.NewTimer(max(0, min(time.Until(due), tick)))
+		select {
+		case <-ctx.Done():
+		case c := <-l.changes:
+			why = l.take(c)
+		case <-timer.C:
+			if !time.Now().Before(due) {
+				why = "it is time"
+			} else if l.newKeys(ctx) {
+				why = "the cluster's keys changed"
+			}
+		}
+		timer.Stop()
+		if why != "" || ctx.Err() != nil {
+			return why
+		}
+	}
+}
+
+// take takes a change, and all that came with it.
+func (l *loop) take(c change) (why string) {
+	why = c.String()
+	for {
+		if c.resource == serviceAccounts && c.gone {
+			l.keeper.reviewer.Doubt(c.String() + ", and its tokens with it")
+		}
+		select {
+		case c = <-l.changes:
+		default:
+			return why
+		}
+	}
+}
+
+// newKeys reports whether the cluster serves other keys than before, in the mode
+// that writes them to Vault. Nothing tells of that.
+func (l *loop) newKeys(ctx context.Context) bool {
+	if l.keeper.config.Reviewer.Mode != reviewer.JWT {
+		return false
+	}
+	keys, err := l.keeper.cluster.Keys(ctx)
+	if err != nil {
+		l.log.Debug("reading the cluster's keys", "error", err)
+		return false
+	}
+	changed := l.keys != nil && !maps.Equal(keys, l.keys)
+	l.keys = keys
+	return changed
+}
