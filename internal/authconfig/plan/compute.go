@@ -43,8 +43,10 @@ func (c *computation) mount() bool {
 	here := record.VaultCluster == o.Cluster && record.Mount == t.Mount
 	begin := func(r Record) {
 		r.Version, r.VaultCluster, r.Mount = RecordVersion, o.Cluster, t.Mount
-		// What is known of the cluster's keys and Secrets holds at any mount.
+		// What is known of the cluster's keys and Secrets holds at any mount, but
+		// nothing is proven at this one.
 		r.Reviewer = record.Reviewer
+		r.Reviewer.Mode = ""
 		*record = r
 		c.fresh = true
 	}
@@ -115,6 +117,8 @@ func (c *computation) config() {
 		}
 	case c.target.NewCredential != "":
 		s.Why = c.target.NewCredential
+	case c.fresh:
+		s.Why = "no login has proven it yet"
 	default:
 		*hash = Hash(want)
 		return
