@@ -14,6 +14,7 @@ import (
 	"github.com/hashicorp/vault/api"
 
 	"github.com/latchkey-dev/latchkey/internal/config"
+	"github.com/latchkey-dev/latchkey/internal/render/sealed"
 	"github.com/latchkey-dev/latchkey/internal/vaultconn"
 )
 
@@ -129,6 +130,7 @@ func (c *Client) list(ctx context.Context, path string) (keys []string, err erro
 
 // write writes to a path. The answer is nil where Vault gives none.
 func (c *Client) write(ctx context.Context, path string, body map[string]any) (data map[string]any, warnings []string, err error) {
+	reviewer, _ := body["token_reviewer_jwt"].(string)
 	err = c.do(ctx, "writing", path, "update", func(client *api.Client) error {
 		data, warnings = nil, nil
 		answer, err := client.Logical().WriteWithContext(ctx, path, body)
@@ -136,7 +138,7 @@ func (c *Client) write(ctx context.Context, path string, body map[string]any) (d
 			data, warnings = answer.Data, answer.Warnings
 		}
 		return err
-	})
+	}, sealed.Of(reviewer))
 	return data, warnings, err
 }
 
@@ -175,8 +177,9 @@ func (c *Client) health(ctx context.Context) (cluster string, err error) {
 }
 
 // do makes a call with a token, and once more with a new one where Vault says
-// that the token is not good any more.
-func (c *Client) do(ctx context.Context, doing, path, capability string, call func(*api.Client) error) error {
+// that the token is not good any more, or may get one that is allowed more. The
+// secrets are what the call carries beside the token.
+func (c *Client) do(ctx context.Context, doing, path, capability string, call func(*api.Client) error, secrets ...sealed.Value[string]) error {
 	t, err := c.token(ctx)
 	if err != nil {
 		return err
@@ -191,7 +194,7 @@ func (c *Client) do(ctx context.Context, doing, path, capability string, call fu
 		if err == nil {
 			return nil
 		}
-		e := c.failure(doing+" "+path, path, err, t.value)
+		e := c.failure(doing+" "+path, path, err, append(secrets, t.value)...)
 		if e.denied() {
 			e.Remedy = c.lacks(path, capability)
 		}

@@ -51,6 +51,15 @@ func (v *Vault) secretsOf(content, config string) {
 // vaultToken is any token that Vault 1.10 and newer makes, or one of an older form.
 var vaultToken = regexp.MustCompile(`\bhv[sbr]\.[A-Za-z0-9_-]{20,}|\bs\.[A-Za-z0-9]{24}\b`)
 
+// CheckNoLeak fails the test if a text, such as a log, holds a registered secret
+// or a token.
+func (v *Vault) CheckNoLeak(what, text string) {
+	v.t.Helper()
+	for _, leak := range v.leaks(text) {
+		v.t.Errorf("a secret is in %s: %s", what, leak)
+	}
+}
+
 // leaks are the lines of text that hold a registered secret in plain, encoded
 // as base64 or in a URL, a Vault token, or a ServiceAccount token or its signature.
 func (v *Vault) leaks(text string) []string {
