@@ -32,10 +32,13 @@ func (c *Client) Observe(ctx context.Context) (plan.Observed, error) {
 		return plan.Observed{}, err
 	}
 	o := plan.Observed{Cluster: cluster}
-	if o.Mount, o.InTheWay, err = c.find(ctx); err != nil || o.Mount == nil || !kept(o.Mount.Type) {
+	if o.Mount, o.InTheWay, err = c.find(ctx); err != nil || o.Mount == nil {
 		return o, err
 	}
-	config, err := c.read(ctx, c.path("config"))
+	if _, ours := answered[o.Mount.Type]; !ours {
+		return o, nil
+	}
+	config, err := c.answer(ctx, c.path("config"), answered[o.Mount.Type].config)
 	if err != nil {
 		return o, err
 	}
@@ -47,8 +50,25 @@ func (c *Client) Observe(ctx context.Context) (plan.Observed, error) {
 	return o, err
 }
 
-// kept reports whether mounts of a type are any business of authconfig's.
-func kept(typ string) bool { return typ == desired.Kubernetes || typ == desired.JWT }
+// answered has, for each type of mount that is any business of authconfig's, a
+// field that Vault's answer has in any case.
+var answered = map[string]struct{ config, role string }{
+	desired.Kubernetes: {"kubernetes_host", "bound_service_account_names"},
+	desired.JWT:        {"bound_issuer", "role_type"},
+}
+
+// answer reads a path; nil is nothing there. An answer without the field is an
+// error: the library takes any JSON for data, also that of something between
+// here and Vault.
+func (c *Client) answer(ctx context.Context, path, field string) (map[string]any, error) {
+	data, err := c.read(ctx, path)
+	if _, ok := data[field]; err == nil && data != nil && !ok {
+		return nil, lacking(path)
+	}
+	return data, err
+}
+
+func lacking(path string) error { return fmt.Errorf("reading %s: %w", path, errNoData) }
 
 func (c *Client) path(below string) string { return "auth/" + c.mount + "/" + below }
 
@@ -62,8 +82,8 @@ func (c *Client) find(ctx context.Context) (found *plan.Mount, inTheWay string, 
 	if err != nil {
 		return nil, "", err
 	}
-	if len(all) == 0 { // there is always the method token
-		return nil, "", fmt.Errorf("reading %s: %w", path, errNoData)
+	if _, ok := all["token/"]; !ok { // which every Vault has, and each of its namespaces
+		return nil, "", lacking(path)
 	}
 	own := c.mount + "/"
 	listed, ok := all[own]
@@ -112,7 +132,7 @@ func (c *Client) roles(ctx context.Context, typ string) (map[string]desired.Fiel
 	g.SetLimit(readers)
 	for _, name := range names {
 		g.Go(func() error {
-			role, err := c.read(ctx, c.rolePath(name))
+			role, err := c.answer(ctx, c.rolePath(name), answered[typ].role)
 			if err != nil || role == nil { // it may have gone since it was listed
 				return err
 			}
