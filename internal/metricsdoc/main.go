@@ -12,6 +12,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/latchkey-dev/latchkey/internal/agent"
+	"github.com/latchkey-dev/latchkey/internal/authconfig"
 	"github.com/latchkey-dev/latchkey/internal/mutate/server"
 )
 
@@ -56,7 +57,20 @@ Times are in seconds.
 
 `
 
-const alertsHead = `
+const authconfigHead = `## authconfig
+
+On port 8080 at ` + "`/metrics`" + `, of each replica. One of them leads, and has all but
+` + "`leader`" + ` and ` + "`build_info`" + `. Times are in seconds.
+
+`
+
+const afterAuthconfig = `
+Beside these are the Go runtime's and the process's own (` + "`go_*`, `process_*`" + `). The chart
+brings a ServiceMonitor; whoever scrapes in another way calls the job
+` + "`latchkey-authconfig`" + `.
+`
+
+const afterAgent = `
 The chart brings nothing that scrapes agents: they are in the namespaces of their
 pods. This PodMonitor finds those of one namespace, whatever port they have:
 
@@ -69,6 +83,9 @@ spec:
   podMetricsEndpoints: [{port: latchkey-agent}]
 ` + "```" + `
 
+`
+
+const alertsHead = `
 ## Alerts
 
 In [` + alertsDir + `](../` + alertsDir + `), and in
@@ -101,8 +118,15 @@ func run(w io.Writer) error {
 	for _, m := range agent.MetricDocs() {
 		tableLine(&b, m.Name, m.Type, m.Help, m.Labels)
 	}
+	b.WriteString(afterAgent)
+	b.WriteString(authconfigHead)
+	tableHead(&b)
+	for _, m := range authconfig.MetricDocs() {
+		tableLine(&b, m.Name, m.Type, m.Help, m.Labels)
+	}
+	b.WriteString(afterAuthconfig)
 	b.WriteString(alertsHead)
-	for _, of := range []string{"injector", "agent"} {
+	for _, of := range []string{"injector", "agent", "authconfig"} {
 		if err := alerts(&b, alertsDir+of+".yaml"); err != nil {
 			return err
 		}

@@ -56,7 +56,8 @@ func TestAlertsAreValid(t *testing.T) {
 	}
 	for _, want := range []string{"LatchkeyInjectorDown", "LatchkeyInjectorNotRedundant", "LatchkeyInjectorFailing", "LatchkeyInjectorSlow",
 		"LatchkeyInjectorCertificateExpiring", "LatchkeyInjectorCABundleMismatch", "LatchkeyInjectorConfigRejected",
-		"LatchkeyAgentStale", "LatchkeyAgentSecretMissing", "LatchkeyAgentWithoutToken", "LatchkeyAgentCannotLogIn", "LatchkeyAgentNotifyFailing"} {
+		"LatchkeyAgentStale", "LatchkeyAgentSecretMissing", "LatchkeyAgentWithoutToken", "LatchkeyAgentCannotLogIn", "LatchkeyAgentNotifyFailing",
+		"LatchkeyAuthconfigNotKeeping", "LatchkeyAuthconfigFailing", "LatchkeyAuthconfigReviewerTokenEnding", "LatchkeyAuthconfigRoleInvalid", "LatchkeyAuthconfigRefuses"} {
 		if !slices.Contains(names, want) {
 			t.Errorf("there is no alert %s", want)
 		}
