@@ -83,7 +83,8 @@ type API interface {
 	Review(ctx context.Context, reviewer, client sealed.Value[string], audience string) error
 
 	// Secret makes an empty Secret of the name, or finds it; fresh deletes one that
-	// is there, so that tokens bound to it die.
+	// is there, so that tokens bound to it die: within ten seconds, for so long an
+	// API server remembers that a token was good.
 	Secret(ctx context.Context, name string, fresh bool) (Secret, error)
 	// FindSecret says whether there is one, and what it holds of a ServiceAccount
 	// token. One that is being deleted is none: it holds no token up any more.

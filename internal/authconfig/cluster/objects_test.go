@@ -91,7 +91,7 @@ var reviewer = Account{Namespace: "lk", Name: "latchkey-reviewer", Delegator: tr
 func TestObjectsAreMadeAndRemoved(t *testing.T) {
 	c, w := objectWorld(t, nil, account("app", "theirs", nil), account("lk", "foreign", map[string]string{managedByLabel: managedBy, instanceLabel: "other"}))
 	steps, refused := keep(t, c, Objects{LongLived: "token", LongLivedFor: "latchkey-reviewer",
-		Accounts: []Account{reviewer, {Namespace: "app", Name: "web"}, {Namespace: "app", Name: "theirs", Delegator: true}, {Namespace: "app", Name: "web", Delegator: true}}})
+		Accounts: []Account{reviewer, {Namespace: "app", Name: "web", Delegator: true}, {Namespace: "app", Name: "theirs", Delegator: true}, {Namespace: "app", Name: "web"}}})
 	if want := []string{"create serviceaccount app/web", "create serviceaccount lk/latchkey-reviewer",
 		"create clusterrolebinding " + bindingOfLK, "create secret lk/token"}; !slices.Equal(steps, want) || len(refused) > 0 {
 		t.Errorf("steps %q, want %q; refused %q", steps, want, refused)
@@ -235,7 +235,9 @@ func TestNothingAskedNothingRefused(t *testing.T) {
 }
 
 func TestOwnNamespaceIsEnoughForTheReviewer(t *testing.T) {
-	c, w := objectWorld(t, []string{"list serviceaccounts lk"}, account("lk", "stray", ours), account("app", "stray", ours))
+	dying := account("lk", "dying", ours)
+	dying.DeletionTimestamp, dying.Finalizers = &metav1.Time{}, []string{"example.com/hold"}
+	c, w := objectWorld(t, []string{"list serviceaccounts lk"}, account("lk", "stray", ours), account("app", "stray", ours), dying)
 	steps, _, err := plans(t, c, Objects{Accounts: []Account{reviewer}})
 	if want := []string{"create serviceaccount lk/latchkey-reviewer", "create clusterrolebinding " + bindingOfLK, "delete serviceaccount lk/stray"}; err != nil || !slices.Equal(steps, want) {
 		t.Errorf("steps %q, want %q, %v", steps, want, err)
@@ -282,5 +284,14 @@ func TestSecretForAnotherAccountIsMadeAnew(t *testing.T) {
 	}
 	if want := []string{"delete secrets", "create secrets"}; !slices.Equal(w.writes(), want) {
 		t.Errorf("writes %q, want %q", w.writes(), want)
+	}
+}
+
+func TestSecretThatIsBeingDeletedIsNotDeletedAgain(t *testing.T) {
+	s := secret("token", ours)
+	s.DeletionTimestamp, s.Finalizers = &metav1.Time{}, []string{"example.com/hold"}
+	c, _ := objectWorld(t, nil, s)
+	if steps, _ := keep(t, c, Objects{LongLived: "token"}); len(steps) > 0 {
+		t.Errorf("steps %q", steps)
 	}
 }
