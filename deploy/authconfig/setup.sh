@@ -20,9 +20,9 @@ policy=latchkey-authconfig-$(echo "$mount" | tr / -)
 
 # A mount that somebody else uses stays as it is.
 found=$(vault auth list | grep "^$login/ " || true)
-case $found in
-'') vault auth enable -path="$login" -description="$description" jwt ;;
-*"$description"*) ;;
+case "$found " in
+' ') vault auth enable -path="$login" -description="$description" jwt ;;
+*" $description "*) ;;
 *) echo "setup.sh: auth/$login is there and has another purpose: choose another path (LOGIN_MOUNT)" >&2; exit 1 ;;
 esac
 
