@@ -121,6 +121,7 @@ func Serve(ctx context.Context, o Options) error {
 
 	err = lead(ctx, p.kube, o.Namespace, o.Log, func(ctx context.Context) {
 		defer p.close(ctx)
+		go p.vault.Keep(ctx)
 		m.leader.WithLabelValues().Set(1)
 		is("keeps " + "auth/" + vault.MountPath(o.Config.Mount.Path))
 		l := &loop{keeper: p.keeper, log: o.Log, metrics: m, teller: teller, changes: make(chan change, 64)}

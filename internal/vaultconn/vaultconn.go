@@ -51,8 +51,9 @@ func Transport(v config.Vault, roots *x509.CertPool, clientCertificate func() (*
 		TLSHandshakeTimeout: DialTimeout,
 		ForceAttemptHTTP2:   true,
 		// A connection that a partition cut silently is noticed in seconds.
-		HTTP2:           &http.HTTP2Config{SendPingTimeout: DialTimeout, PingTimeout: DialTimeout},
-		IdleConnTimeout: 20 * time.Second,
+		HTTP2:               &http.HTTP2Config{SendPingTimeout: DialTimeout, PingTimeout: DialTimeout},
+		MaxIdleConnsPerHost: 8,
+		IdleConnTimeout:     20 * time.Second,
 	}, nil
 }
 

@@ -29,6 +29,7 @@ const kept = "staging/backend"
 type visitor struct {
 	*vault.Client
 	v   *vaulttest.Vault
+	typ string
 	log *buffer
 	dir string
 }
@@ -73,7 +74,13 @@ func visitorRole(v *vaulttest.Vault, name, policy string) {
 // names and contents take turns; they are secret. Nothing of that is in its log.
 func visit(t *testing.T, v *vaulttest.Vault, auth config.Auth, files ...string) *visitor {
 	t.Helper()
-	k := &visitor{v: v, log: &buffer{}, dir: t.TempDir()}
+	return visitMount(t, v, "kubernetes", auth, files...)
+}
+
+// visitMount is visit for a mount of a type.
+func visitMount(t *testing.T, v *vaulttest.Vault, typ string, auth config.Auth, files ...string) *visitor {
+	t.Helper()
+	k := &visitor{v: v, typ: typ, log: &buffer{}, dir: t.TempDir()}
 	if auth.UsesServiceAccount() {
 		files = append(files, "jwt", v.Kubernetes.Token(auth.Role, time.Hour))
 		auth.TokenPath = "jwt"
@@ -88,7 +95,7 @@ func visit(t *testing.T, v *vaulttest.Vault, auth config.Auth, files ...string) 
 		}
 	}
 	var err error
-	k.Client, err = vault.New(config.Vault{Address: v.Address, CAFile: v.CAFile, Auth: auth}, kept, "kubernetes",
+	k.Client, err = vault.New(config.Vault{Address: v.Address, CAFile: v.CAFile, Auth: auth}, kept, typ,
 		slog.New(slog.NewTextHandler(k.log, &slog.HandlerOptions{Level: slog.LevelDebug})))
 	if err != nil {
 		t.Fatal(err)
@@ -253,8 +260,10 @@ func TestAuthconfigPolicyIsMinimal(t *testing.T) {
 	v := visitorVault(t)
 	all := vault.Policy(kept)
 	full := byJWT(t, v, "authconfig")
-	if errs := useAll(t, full, full); len(errs) > 0 {
-		t.Fatalf("with all of the policy: %q", errs)
+	for _, k := range []*visitor{full, visitMount(t, v, "jwt", config.Auth{Method: "jwt", Mount: "jwt", Role: "authconfig"})} {
+		if errs := useAll(t, k, k); len(errs) > 0 {
+			t.Fatalf("with all of the policy, type %s: %q", k.typ, errs)
+		}
 	}
 	type cut struct{ policy, path, capability string }
 	var cuts []cut
@@ -296,17 +305,23 @@ func TestAuthconfigPolicyIsMinimal(t *testing.T) {
 func useAll(t *testing.T, k, full *visitor) (errs []string) {
 	t.Helper()
 	ctx := t.Context()
-	role := func(ttl int64) desired.Fields {
-		return desired.Canonical("kubernetes", map[string]any{"bound_service_account_names": []any{"a"}, "bound_service_account_namespaces": []any{"b"}, "token_ttl": ttl})
+	bound := map[string]any{"bound_service_account_names": []any{"a"}, "bound_service_account_namespaces": []any{"b"}}
+	settings := map[string]any{"kubernetes_host": "https://kubernetes.example", "disable_local_ca_jwt": true}
+	token := sealed.Of(k.v.Secret("reviewer-token-of-the-test"))
+	if k.typ == "jwt" {
+		bound = map[string]any{"role_type": "jwt", "user_claim": "sub", "bound_audiences": []any{"vault"}}
+		settings = map[string]any{"jwt_validation_pubkeys": []any{k.v.Kubernetes.PublicKey}}
+		token = sealed.Value[string]{}
 	}
-	settings := desired.CanonicalConfig("kubernetes", map[string]any{"kubernetes_host": "https://kubernetes.example", "disable_local_ca_jwt": true})
+	role := func(ttl int64) desired.Fields {
+		bound["token_ttl"] = ttl
+		return desired.Canonical(k.typ, bound)
+	}
 	for _, call := range []func(*visitor) error{
 		func(k *visitor) error { _, err := k.Observe(ctx); return err },
-		func(k *visitor) error { _, err := k.Enable(ctx, "kubernetes", plan.Tune{}); return err },
+		func(k *visitor) error { _, err := k.Enable(ctx, k.typ, plan.Tune{}); return err },
 		func(k *visitor) error { return k.Tune(ctx, plan.Tune{Description: "of the test"}) },
-		func(k *visitor) error {
-			return k.WriteConfig(ctx, settings, sealed.Of(k.v.Secret("reviewer-token-of-the-test")))
-		},
+		func(k *visitor) error { return k.WriteConfig(ctx, desired.CanonicalConfig(k.typ, settings), token) },
 		func(k *visitor) error { return k.WriteRole(ctx, "app", nil, role(60)) },
 		func(k *visitor) error { return k.WriteRole(ctx, "app", role(60), role(120)) },
 		func(k *visitor) error { _, err := k.Observe(ctx); return err },
