@@ -83,7 +83,7 @@ const (
 
 func TestCanonicalConfig(t *testing.T) {
 	want := CanonicalConfig("kubernetes", map[string]any{
-		"kubernetes_host": "https://k", "kubernetes_ca_cert": "# the cluster's\n" + strings.ReplaceAll(pemA, "\n", "\r\n") + "\n\n", "pem_keys": []string{pemB, pemA},
+		"kubernetes_host": "https://k", "kubernetes_ca_cert": "# the cluster's\n" + strings.Replace(strings.ReplaceAll(pemA, "\n", "\r\n"), "YQ", "Name: ca\r\n\r\nYQ", 1) + "\n\n", "pem_keys": []string{pemB, pemA},
 	})
 	got := CanonicalConfig("kubernetes", map[string]any{
 		"kubernetes_host": "https://k", "kubernetes_ca_cert": strings.TrimSpace(pemA), "pem_keys": []any{pemA, pemB + "\n"},

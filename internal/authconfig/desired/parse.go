@@ -174,13 +174,17 @@ func readFields(doc map[string]any, d Defaults) (fields Fields, problems []strin
 		fields[f.name] = read
 	}
 	for _, name := range slices.Sorted(maps.Keys(doc)) {
-		if !known[name] {
-			hint := suggest.DidYouMean(name, slices.Sorted(maps.Keys(known)))
-			if hint == "" {
-				hint = strings.Join(names, ", ")
-			}
-			problems = append(problems, fmt.Sprintf("%s: unknown field (%s)", quote(name), hint))
+		if known[name] {
+			continue
 		}
+		hint := ""
+		if len(problems) < maxTold { // to look for one takes long
+			hint = suggest.DidYouMean(name, slices.Sorted(maps.Keys(known)))
+		}
+		if hint == "" {
+			hint = strings.Join(names, ", ")
+		}
+		problems = append(problems, fmt.Sprintf("%s: unknown field (%s)", quote(name), hint))
 	}
 	return fields, problems, bad
 }

@@ -98,7 +98,7 @@ func TestProbe(t *testing.T) {
 		f := Probe(Defaults{MountType: typ, Audience: "vault"}, "latchkey", "latchkey-reviewer")
 		names, namespaces, _ := bound(f)
 		if len(f["token_policies"].([]string)) > 0 || f["token_no_default_policy"] != true || f["token_type"] != "batch" || f["token_ttl"] != int64(60) ||
-			fmt.Sprint(names, namespaces) != "[latchkey-reviewer] [latchkey]" {
+			fmt.Sprint(names, namespaces) != "[latchkey-reviewer] [latchkey]" || typ == "jwt" && f["role_type"] != "jwt" {
 			t.Errorf("%s: %v", typ, f)
 		}
 		if got := Canonical(typ, answered(t, f)); !Equal(got, f) {
