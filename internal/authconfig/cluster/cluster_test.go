@@ -126,7 +126,7 @@ func TestSources(t *testing.T) {
 	if g := got[2]; !g.Missing {
 		t.Errorf("one that may not be read: %+v", g)
 	}
-	wantError(t, errors.New(got[2].Why), "reading ConfigMap locked/roles", "a Role in namespace locked",
+	wantError(t, errors.New(got[2].Why), "cannot be read: configmaps", "a Role in namespace locked",
 		`apiGroups [""], resources [configmaps], resourceNames [roles], verbs [get]`)
 
 	w.react("get", "configmaps", away)

@@ -40,7 +40,8 @@ type Account struct {
 func (a Account) String() string { return a.Namespace + "/" + a.Name }
 
 // PlanObjects compares them with what is there. Steps that make come before
-// steps that delete.
+// steps that delete. What authconfig may not look at is refused, so that all
+// else goes on; an error is an API server that does not answer.
 func (c *Client) PlanObjects(ctx context.Context, want Objects) ([]plan.Step, []plan.Refusal, error) {
 	accounts := unite(want.Accounts)
 	p := objectPlan{Client: c}
@@ -49,14 +50,20 @@ func (c *Client) PlanObjects(ctx context.Context, want Objects) ([]plan.Step, []
 			return nil, nil, err
 		}
 	}
-	if err := p.binding(ctx, want); err != nil {
-		return nil, nil, err
-	}
-	if err := p.secret(ctx, want); err != nil {
-		return nil, nil, err
-	}
-	if err := p.strays(ctx, accounts); err != nil {
-		return nil, nil, err
+	for _, look := range []struct {
+		kind plan.Kind
+		name string
+		err  error
+	}{
+		{plan.KindBinding, p.bindingName(), p.binding(ctx, want)},
+		{plan.KindSecret, p.Namespace + "/" + want.LongLived, p.secret(ctx, want)},
+		{plan.KindServiceAccount, "all that are not asked for any more", p.strays(ctx, accounts)},
+	} {
+		if apierrors.IsForbidden(look.err) {
+			p.refuse(look.kind, look.name, look.err.Error())
+		} else if look.err != nil {
+			return nil, nil, look.err
+		}
 	}
 	return append(p.steps, p.deletions...), p.refused, nil
 }

@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -243,8 +244,30 @@ func TestOwnNamespaceIsEnoughForTheReviewer(t *testing.T) {
 		t.Errorf("steps %q, want %q, %v", steps, want, err)
 	}
 	w.forbidden = []string{"list serviceaccounts"}
-	_, _, err = plans(t, c, Objects{Accounts: []Account{{Namespace: "app", Name: "web"}}})
-	wantError(t, err, "listing the ServiceAccounts that authconfig made", "a ClusterRole: ", "resources [serviceaccounts], verbs [list]")
+	steps, refused, err := plans(t, c, Objects{Accounts: []Account{{Namespace: "app", Name: "web"}}})
+	if err != nil || len(steps) != 1 || len(refused) != 1 {
+		t.Fatalf("steps %q, refused %q, %v", steps, refused, err)
+	}
+	wantError(t, errors.New(refused[0]), "listing the ServiceAccounts that authconfig made", "a ClusterRole: ", "resources [serviceaccounts], verbs [list]")
+}
+
+func TestWhatMayNotBeLookedAtIsRefusedAndAllElseGoesOn(t *testing.T) {
+	want := Objects{LongLived: "token", LongLivedFor: "latchkey-reviewer", Accounts: []Account{reviewer}}
+	for resource, says := range map[string]string{
+		"clusterrolebindings": "clusterrolebinding " + bindingOfLK + ": reading ClusterRoleBinding",
+		"secrets":             "secret lk/token: reading Secret lk/token",
+	} {
+		c, w := objectWorld(t, nil)
+		w.forbidden = []string{"get " + resource}
+		steps, refused, err := plans(t, c, want)
+		if err != nil || len(steps) != 2 || len(refused) != 1 || !strings.HasPrefix(refused[0], says) || !strings.Contains(refused[0], "verbs [get]") {
+			t.Errorf("%s: steps %q, refused %q, %v", resource, steps, refused, err)
+		}
+		w.react("get", resource, away)
+		if _, _, err := plans(t, c, want); !apierrors.IsServiceUnavailable(err) {
+			t.Errorf("%s: the API server is away: %v", resource, err)
+		}
+	}
 }
 
 func TestApplyObjectSaysWhatIsMissing(t *testing.T) {

@@ -29,7 +29,7 @@ func (c *Client) Sources(ctx context.Context, sources []desired.Source) ([]desir
 		case apierrors.IsNotFound(err):
 			m.Missing = true
 		case apierrors.IsForbidden(err):
-			m.Missing, m.Why = true, err.Error()
+			m.Missing, m.Why = true, "cannot be read: "+errors.Unwrap(err).Error()
 		case err != nil:
 			return nil, err
 		default:
