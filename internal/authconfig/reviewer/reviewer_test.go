@@ -591,24 +591,26 @@ func TestAFirstConfigThatDoesNotWork(t *testing.T) {
 	})
 }
 
-func TestAStandbyThatIsLateIsNoFailure(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t)
-		p := w.start(settings(ShortLived), plan.Record{})
-		probes := 0
-		w.fail = func(call string) error {
-			if call == "Probe" {
-				if probes++; probes <= 3 {
-					return errors.New(`400 invalid role name "latchkey-probe"`)
+func TestWhatIsLateIsNoFailure(t *testing.T) {
+	for name, says := range map[string]string{"Probe": `400 invalid role name "latchkey-probe"`, "Review": "403 tokenreviews is forbidden"} {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(t)
+			p := w.start(settings(ShortLived), plan.Record{})
+			calls := 0
+			w.fail = func(call string) error {
+				if call == name {
+					if calls++; calls <= 3 {
+						return errors.New(says)
+					}
 				}
+				return nil
 			}
-			return nil
-		}
-		p.must()
-		if w.writes != 1 {
-			t.Errorf("the config was written %d times", w.writes)
-		}
-	})
+			p.must()
+			if w.writes != 1 {
+				t.Errorf("%s: the config was written %d times", name, w.writes)
+			}
+		})
+	}
 }
 
 // A process that is told to end proves or undoes what it wrote.

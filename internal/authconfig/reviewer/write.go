@@ -13,10 +13,10 @@ import (
 	"github.com/latchkey-dev/latchkey/internal/render/sealed"
 )
 
-// probeWaits are before each further try of a login: a standby may not have the
-// config yet, and Vault says the same of a bad reviewer as of an API server that
-// it could not reach for a moment.
-var probeWaits = []time.Duration{100 * time.Millisecond, 300 * time.Millisecond, time.Second}
+// waits are before each further try of a proof. An API server may not have seen a
+// new binding yet, nor a standby of Vault a new config; and Vault says the same of
+// a bad reviewer as of an API server that it could not reach for a moment.
+var waits = []time.Duration{100 * time.Millisecond, 300 * time.Millisecond, time.Second}
 
 // Once Vault's config is written, it is proven or undone whatever becomes of the
 // caller: so long each may take.
@@ -58,7 +58,7 @@ func (r *Reviewer) prove(ctx context.Context, c credential) (client sealed.Value
 		if err != nil {
 			return client, err
 		}
-		if err := r.cluster.Review(ctx, c.jwt, token, r.audience()); err != nil {
+		if err := patiently(ctx, func() error { return r.cluster.Review(ctx, c.jwt, token, r.audience()) }); err != nil {
 			return client, fmt.Errorf("reviewing a token with the new reviewer token: %w", err)
 		}
 	}
@@ -95,22 +95,28 @@ func (r *Reviewer) try(ctx context.Context, config desired.Fields, c credential,
 }
 
 func (r *Reviewer) probe(ctx context.Context, client sealed.Value[string]) error {
-	err := r.vault.Probe(ctx, ProbeRole, client)
-	for _, wait := range probeWaits {
+	err := patiently(ctx, func() error { return r.vault.Probe(ctx, ProbeRole, client) })
+	if err != nil {
+		return fmt.Errorf("proving the config by a login: %w", err)
+	}
+	return nil
+}
+
+// patiently tries a few times, and returns the last error.
+func patiently(ctx context.Context, try func() error) error {
+	err := try()
+	for _, wait := range waits {
 		if err == nil {
 			return nil
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("proving the config by a login: %w", err)
+			return err
 		case <-time.After(wait):
 		}
-		err = r.vault.Probe(ctx, ProbeRole, client)
+		err = try()
 	}
-	if err != nil {
-		return fmt.Errorf("proving the config by a login: %w", err)
-	}
-	return nil
+	return err
 }
 
 // restore writes the previous config back after a try that failed, as far as its
