@@ -144,6 +144,9 @@ func TestDiscoveryWhereVaultCannot(t *testing.T) {
 				if err := w.pod("vault"); err != nil || w.pubkeys() != "1" {
 					t.Errorf("keys %q, a pod's login: %v", w.pubkeys(), err)
 				}
+				if p.rec.Reviewer.Keys["k1"].PEM != key1 {
+					t.Errorf("the record has keys %v", p.rec.Reviewer.Keys)
+				}
 				writes := w.writes
 				for range 3 {
 					p.must()

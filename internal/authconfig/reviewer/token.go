@@ -63,9 +63,6 @@ func (r *Reviewer) mint(ctx context.Context, rec *plan.Reviewer) (credential, er
 	}
 	c := credential{secret: secret, made: made, minted: time.Now(), mintedWall: r.wall()}
 	token, err := r.cluster.Token(ctx, r.ServiceAccount, "", r.Life, &secret)
-	if err == nil && !token.Expires.After(token.Issued) {
-		err = fmt.Errorf("the API server granted a token that ends at %s", token.Expires.Format(time.RFC3339))
-	}
 	if err != nil {
 		return credential{}, errors.Join(fmt.Errorf("requesting a reviewer token: %w", err), r.discard(ctx, c))
 	}
@@ -133,35 +130,35 @@ func (r *Reviewer) keep(ctx context.Context, c credential, rec *plan.Record) {
 	before := rec.Reviewer
 	rec.Reviewer = plan.Reviewer{
 		Mode: r.Mode, Secret: c.secret.Name, SecretUID: c.secret.UID,
-		Issued: c.issued, Expires: c.expires,
-		Retired: before.Retired, Keys: before.Keys, NoDiscovery: before.NoDiscovery,
+		Issued: c.issued, Expires: c.expires, Retired: before.Retired,
 	}
-	if r.Mode == LongLived {
+	switch r.Mode {
+	case LongLived:
 		rec.Reviewer.SecretVersion = c.secret.Version
+	case JWT:
+		rec.Reviewer.Keys, rec.Reviewer.NoDiscovery = before.Keys, before.NoDiscovery
 	}
-	if r.Mode != JWT {
-		rec.Reviewer.Keys, rec.Reviewer.NoDiscovery = nil, ""
+	if old := r.superseded(ctx, c, before); old.UID != "" {
+		rec.Reviewer.Retired = plan.RetiredSecret{Secret: old.Name, SecretUID: old.UID, Delete: r.wall().Add(retireGrace)}
 	}
 	r.held, r.doubt = c, ""
-	r.retire(ctx, c, before, &rec.Reviewer)
 }
 
-// retire notes which Secret is to be deleted soon: the other one of the two.
-func (r *Reviewer) retire(ctx context.Context, c credential, before plan.Reviewer, rec *plan.Reviewer) {
+// retireGrace is how long the Secret of the token before stays, for the logins
+// that are under way.
+const retireGrace = time.Minute
+
+// superseded is the Secret of a short-lived token that Vault has no more, or the
+// zero one: the other one of the two, as the record may not know of it.
+func (r *Reviewer) superseded(ctx context.Context, c credential, before plan.Reviewer) cluster.Secret {
 	old := cluster.Secret{Name: before.Secret, UID: before.SecretUID}
-	grace := time.Minute
 	if r.Mode == ShortLived {
-		grace = min(grace, c.expires.Sub(c.issued)/10)
 		if found, _, err := r.cluster.FindSecret(ctx, otherSecret(c.secret.Name)); err == nil && found != nil {
 			old = *found
 		}
-		if rec.Retired.Secret == c.secret.Name {
-			rec.Retired = plan.RetiredSecret{}
-		}
-	} else if before.Mode != ShortLived {
-		return
 	}
-	if old.Name != "" && old.UID != c.secret.UID {
-		rec.Retired = plan.RetiredSecret{Secret: old.Name, SecretUID: old.UID, Delete: r.wall().Add(grace)}
+	if r.Mode != ShortLived && before.Mode != ShortLived || old.UID == c.secret.UID {
+		return cluster.Secret{}
 	}
+	return old
 }

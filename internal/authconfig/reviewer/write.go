@@ -163,7 +163,6 @@ func (r *Reviewer) writeDiscovery(ctx context.Context, before, after desired.Fie
 	failed := r.try(ctx, after, credential{}, client)
 	if failed == nil {
 		r.keep(ctx, credential{}, rec)
-		rec.Reviewer.NoDiscovery = ""
 		return nil
 	}
 	known := rec.Reviewer
