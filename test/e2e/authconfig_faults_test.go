@@ -11,6 +11,7 @@ import (
 	"strings"
 	"testing"
 
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/latchkey-dev/latchkey/test/cluster"
@@ -244,4 +245,37 @@ sources: [{namespace: %[2]s, name: vault-auth-roles}]
 	if out, code := run("plan", "--vault-address=https://elsewhere.invalid:8200"); code != 1 || !strings.Contains(out, "elsewhere.invalid") {
 		t.Errorf("plan for a Vault that is not there ended with %d, want 1", code)
 	}
+}
+
+// With an AppRole, whose IDs lie in a Secret: authconfig names the one that is
+// missing, and goes on when it is there.
+func TestAuthconfigLogsInWithAnAppRole(t *testing.T) {
+	t.Parallel()
+	s := suite.Space(t)
+	v := s.OwnVault(false)
+	s.ServiceAccount("app")
+	s.SetRoles(map[string]string{"app": s.RoleFor("app", nil)})
+	v.Write("sys/auth/approle", map[string]any{"type": "approle"})
+	v.Write("auth/approle/role/authconfig", map[string]any{"token_policies": harness.AuthconfigName, "token_ttl": "30m"})
+	roleID := v.Read("auth/approle/role/authconfig/role-id")["role_id"].(string)
+	answer, err := v.Root.Logical().WriteWithContext(t.Context(), "auth/approle/role/authconfig/secret-id", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	secretID := answer.Data["secret_id"].(string)
+	s.Keep("a role ID", roleID)
+	s.Keep("a secret ID", secretID)
+	secrets := s.Kube.CoreV1().Secrets(s.Name)
+	ids := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: "vault-login"}, StringData: map[string]string{"role-id": roleID}}
+	if _, err := secrets.Create(t.Context(), ids, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	a := s.Authconfig(v, "auth: {method: approle, mount: approle, secret: {name: vault-login}}")
+	t.Log(a.WaitSaid("secret-id", "no such file"))
+
+	ids.StringData["secret-id"] = secretID
+	if _, err := secrets.Update(t.Context(), ids, metav1.UpdateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	hasten(s, a.Leader().Name, "logged in", func(*corev1.Pod) bool { return a.Login("app", "app", harness.Audience) == nil })
 }

@@ -52,7 +52,7 @@ func TestRolesFollowTheirConfigMap(t *testing.T) {
 	t.Logf("event: %s", e.Message)
 	e = s.WaitEvent("ConfigMap", harness.RolesName, "InvalidRole", "app")
 	t.Logf("event: %s", e.Message)
-	a.WaitMetric(fmt.Sprintf("latchkey_authconfig_invalid_role{source=%q,role=%q} 1", s.Name+"/"+harness.RolesName, "app"))
+	a.WaitMetric(fmt.Sprintf("latchkey_authconfig_invalid_role{role=%q,source=%q} 1", "app", s.Name+"/"+harness.RolesName))
 	if err := a.Login("app", "app", harness.Audience); err != nil {
 		t.Errorf("logging in with the role whose key is broken now: %v", err)
 	}
