@@ -164,7 +164,7 @@ func TestSoakIdleAuthconfig(t *testing.T) {
 		roles[fmt.Sprint("app-", i)] = s.RoleFor("app", nil)
 	}
 	s.SetRoles(roles)
-	resync := max(*soak/10, 3*time.Second)
+	resync := max(*soak/10, 5*time.Second)
 	a := s.Authconfig(v, "resync: "+resync.String())
 	a.WaitLogin("app-9", "app", harness.Audience)
 	// What it does after the last role, such as to note it, is not idling.

@@ -8,6 +8,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -62,11 +63,12 @@ func TestAuthconfigOutlivesFaultsOfVault(t *testing.T) {
 	want := []string{"app"}
 	asked := func(name string, fault func(), says ...string) {
 		t.Log(name)
+		before := a.OwnRoles()
 		fault()
 		s.SetRoles(rolesNamed(app, append(want, name)...))
 		t.Log(a.WaitSaid(says...))
-		if got := a.OwnRoles(); strings.Join(got, " ") != strings.Join(want, " ") {
-			t.Errorf("during the fault the roles are %q, want %q", got, want)
+		if got := a.OwnRoles(); !slices.Equal(got, before) {
+			t.Errorf("during the fault the roles are %q, want %q", got, before)
 		}
 		want = append(want, name)
 	}
@@ -153,7 +155,7 @@ func TestAuthconfigVerifiesVault(t *testing.T) {
 	a.Install("")
 	s.Eventually("the mount", func() error {
 		if mountOf(a).typ == "" {
-			return fmt.Errorf("there is none:\n%s", a.Log())
+			return fmt.Errorf("there is none:\n%s", a.Said())
 		}
 		return nil
 	})
@@ -242,7 +244,7 @@ sources: [{namespace: %[2]s, name: vault-auth-roles}]
 		t.Errorf("plan after apply ended with %d, want 0", code)
 	}
 	// A flag wins over the variable, and the variable over the file.
-	if out, code := run("plan", "--vault-address=https://elsewhere.invalid:8200"); code != 1 || !strings.Contains(out, "elsewhere.invalid") {
+	if out, code := run("plan", "--vault-addr=https://elsewhere.invalid:8200"); code != 1 || !strings.Contains(out, "elsewhere.invalid") {
 		t.Errorf("plan for a Vault that is not there ended with %d, want 1", code)
 	}
 }

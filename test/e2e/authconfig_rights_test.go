@@ -33,15 +33,24 @@ func TestAuthconfigRights(t *testing.T) {
 	if more := own(other.Name); len(more) != 0 {
 		t.Errorf("in another namespace it may\n  %s", strings.Join(more, "\n  "))
 	}
-	here := own(s.Name)
-	t.Logf("it may\n  %s", strings.Join(here, "\n  "))
-	for _, r := range here {
-		if !strings.HasPrefix(r, "secrets ") {
-			continue
-		}
-		if !strings.Contains(r, "[latchkey-reviewer-a latchkey-reviewer-b]") && r != "secrets [] [] [create]" {
-			t.Errorf("of Secrets it may %s", r)
-		}
+	// `create` cannot be limited to names.
+	want := []string{
+		"configmaps [] [] [create]",
+		"configmaps [] [kube-root-ca.crt] [get list watch]",
+		"configmaps [] [latchkey-authconfig] [get list watch update]",
+		"configmaps [] [vault-auth-roles] [get list watch]",
+		"events [] [] [create patch]",
+		"events.events.k8s.io [] [] [create patch]",
+		"leases.coordination.k8s.io [] [] [create]",
+		"leases.coordination.k8s.io [] [latchkey-authconfig] [get update]",
+		"secrets [] [] [create]",
+		"secrets [] [latchkey-reviewer-a] [get list watch delete]",
+		"secrets [] [latchkey-reviewer-b] [get list watch delete]",
+		"serviceaccounts [] [latchkey-reviewer] [get list watch]",
+		"serviceaccounts/token [] [latchkey-reviewer] [create]",
+	}
+	if here := own(s.Name); !slices.Equal(here, want) {
+		t.Errorf("it may\n  %s\nwant\n  %s", strings.Join(here, "\n  "), strings.Join(want, "\n  "))
 	}
 	for _, args := range [][]string{{"get", "secrets", "-A"}, {"list", "secrets"}, {"create", "serviceaccounts"}, {"create", "clusterrolebindings"}} {
 		out, _, _ := s.KubectlOutput("", append([]string{"auth", "can-i", "--as=system:serviceaccount:" + s.Name + ":" + harness.AuthconfigName}, args...)...)

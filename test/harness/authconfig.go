@@ -59,6 +59,9 @@ func (s *Space) AuthconfigFor(v *Vault, mount, values string) *Authconfig {
 	s.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), Patience)
 		defer cancel()
+		if s.Failed() {
+			a.showLogs(ctx)
+		}
 		if err := errors.Join(a.lookForSecrets(ctx),
 			s.Helm(ctx, "uninstall", "authconfig", "--namespace", s.Name, "--ignore-not-found"),
 			s.deleteBindings(ctx)); err != nil {
@@ -86,6 +89,22 @@ func (a *Authconfig) setUpVault() {
 	})
 }
 
+// showLogs prints what authconfig's pods have said, and before they were restarted.
+func (a *Authconfig) showLogs(ctx context.Context) {
+	pods, err := a.pods(ctx)
+	if err != nil {
+		a.Log(err)
+	}
+	for _, p := range pods {
+		for _, previous := range []bool{true, false} {
+			log, err := a.Kube.CoreV1().Pods(a.Name).GetLogs(p.Name, &corev1.PodLogOptions{Previous: previous}).DoRaw(ctx)
+			if err == nil {
+				a.Logf("log of %s:\n%s", p.Name, log)
+			}
+		}
+	}
+}
+
 // lookForSecrets returns an error that says which secrets stand in what authconfig
 // counts and notes.
 func (a *Authconfig) lookForSecrets(ctx context.Context) error {
@@ -104,11 +123,11 @@ func (a *Authconfig) lookForSecrets(ctx context.Context) error {
 			look("ConfigMap "+m.Name+", key "+key, text)
 		}
 	}
-	pods, err := a.Kube.CoreV1().Pods(a.Name).List(ctx, metav1.ListOptions{LabelSelector: "app.kubernetes.io/name=" + AuthconfigName})
+	pods, err := a.pods(ctx)
 	if err != nil {
-		return fmt.Errorf("listing authconfig's pods: %w", err)
+		return err
 	}
-	for _, p := range pods.Items {
+	for _, p := range pods {
 		if !Ready(&p) {
 			continue
 		}
@@ -257,14 +276,22 @@ func (a *Authconfig) OwnRoles() []string {
 	return names
 }
 
+func (a *Authconfig) pods(ctx context.Context) ([]corev1.Pod, error) {
+	pods, err := a.Kube.CoreV1().Pods(a.Name).List(ctx, metav1.ListOptions{LabelSelector: "app.kubernetes.io/name=" + AuthconfigName})
+	if err != nil {
+		return nil, fmt.Errorf("listing authconfig's pods: %w", err)
+	}
+	return pods.Items, nil
+}
+
 // Pods are authconfig's.
 func (a *Authconfig) Pods() []corev1.Pod {
 	a.Helper()
-	pods, err := a.Kube.CoreV1().Pods(a.Name).List(a.Context(), metav1.ListOptions{LabelSelector: "app.kubernetes.io/name=" + AuthconfigName})
+	pods, err := a.pods(a.Context())
 	if err != nil {
-		a.Fatalf("listing authconfig's pods: %v", err)
+		a.Fatal(err)
 	}
-	return pods.Items
+	return pods
 }
 
 // Leader is the pod that holds the Lease.
@@ -290,8 +317,8 @@ func (a *Authconfig) Leader() *corev1.Pod {
 	return leader
 }
 
-// Log is what authconfig's pods have said so far.
-func (a *Authconfig) Log() string {
+// Said is what authconfig's pods have said so far.
+func (a *Authconfig) Said() string {
 	a.Helper()
 	var all strings.Builder
 	for _, p := range a.Pods() {
@@ -305,7 +332,7 @@ func (a *Authconfig) WaitSaid(parts ...string) string {
 	a.Helper()
 	var said string
 	a.Eventually(fmt.Sprintf("a line with %q", parts), func() error {
-		log := a.Log()
+		log := a.Said()
 	lines:
 		for line := range strings.Lines(log) {
 			for _, part := range parts {
