@@ -26,50 +26,40 @@ func Parse(sources []ConfigMap, d Defaults) Roles {
 	r := Roles{Roles: make(map[string]Role), Complete: true}
 	claims := claimed(sources, d)
 	for _, m := range sources {
-		source := m.Source.String()
 		if m.Missing {
 			r.Complete = false
-			r.add(place{source, ""}, "", missing(m))
+			r.add(place{m.Source.String(), ""}, "", missing(m))
 			continue
 		}
 		for _, key := range m.keys() {
-			at, name := place{source, key}, strings.ToLower(key)
+			at, name := place{m.Source.String(), key}, strings.ToLower(key)
 			if problem := refused(m.Source, key, d); problem != "" {
 				r.add(at, "", problem)
 				continue
 			}
-			var problems []string
-			if i := slices.IndexFunc(claims[name], func(p place) bool { return p != at }); i >= 0 {
-				problems = append(problems, fmt.Sprintf("key %s of ConfigMap %s asks for the same role (one of both; Vault ignores case)", claims[name][i].key, claims[name][i].source))
-			} else if len(claims[name]) > 1 {
-				problems = append(problems, "stands more than once (one source for each ConfigMap, each key once)")
-			}
-			value, ok := m.Data[key]
-			var fields Fields
-			if !ok || slices.Contains(m.Binary, key) {
-				problems = append(problems, "is in binaryData (data, as JSON or YAML)")
-			} else {
-				var wrong []string
-				fields, wrong = parseRole(value, m.Source, d)
-				problems = append(problems, wrong...)
-			}
-			for i, problem := range problems {
-				if i == maxTold {
-					r.add(at, name, fmt.Sprintf("and %d problems more", len(problems)-maxTold))
-					break
-				}
-				r.add(at, name, problem)
+			fields, problems := parseKey(&m, key, d)
+			if rival := rivalled(at, claims[name]); rival != "" {
+				problems = append(problems, rival)
 			}
 			if len(problems) == 0 {
-				r.Roles[name] = Role{Source: source, Key: key, Fields: fields}
+				r.Roles[name] = Role{Source: at.source, Key: key, Fields: fields}
 			}
+			r.add(at, name, problems...)
 		}
 	}
 	return r
 }
 
-func (r *Roles) add(at place, role, problem string) {
-	r.Problems = append(r.Problems, Problem{Source: at.source, Key: at.key, Role: role, Text: problem})
+func (r *Roles) add(at place, role string, problems ...string) {
+	for i, problem := range problems {
+		if i == maxTold {
+			problem = fmt.Sprintf("and %d problems more", len(problems)-maxTold)
+		}
+		r.Problems = append(r.Problems, Problem{Source: at.source, Key: at.key, Role: role, Text: problem})
+		if i == maxTold {
+			return
+		}
+	}
 }
 
 func missing(m ConfigMap) string {
@@ -101,6 +91,19 @@ func claimed(sources []ConfigMap, d Defaults) map[string][]place {
 	return claims
 }
 
+// rivalled says which other key asks for the same role as the one at a place, if
+// one does.
+func rivalled(at place, claims []place) string {
+	if len(claims) < 2 {
+		return ""
+	}
+	i := slices.IndexFunc(claims, func(p place) bool { return p != at })
+	if i < 0 {
+		return "stands more than once (one source for each ConfigMap, each key once)"
+	}
+	return fmt.Sprintf("key %s of ConfigMap %s asks for the same role (one of both; Vault ignores case)", claims[i].key, claims[i].source)
+}
+
 // refused says why no role of a source can have a name, if it cannot.
 func refused(src Source, key string, d Defaults) string {
 	name := strings.ToLower(key)
@@ -113,6 +116,14 @@ func refused(src Source, key string, d Defaults) string {
 		return fmt.Sprintf("is not for roles of this ConfigMap (names that begin with %s)", src.RolePrefix)
 	}
 	return ""
+}
+
+// parseKey reads the role of one key, or says everything that is wrong with it.
+func parseKey(m *ConfigMap, key string, d Defaults) (Fields, []string) {
+	if slices.Contains(m.Binary, key) {
+		return nil, []string{"is in binaryData (data, as JSON or YAML)"}
+	}
+	return parseRole(m.Data[key], m.Source, d)
 }
 
 // parseRole reads one role, or says everything that is wrong with it.
