@@ -20,7 +20,7 @@ LDFLAGS := -s -w -X github.com/latchkey-dev/latchkey/internal/version.Version=$(
 # a tenth more CPU time.
 SMALL    := -gcflags=all=-l
 
-PROGRAMS := injector agent
+PROGRAMS := injector agent authconfig
 ARCHES   := amd64 arm64
 FUZZTIME := 10m
 # The tests of the suite wait more than they work.
@@ -76,9 +76,10 @@ chaos: ## Kill agents thousands of times while an app reads their files
 	@cd test && $(STILL) go run ./integration/prepare
 	cd test && $(STILL) go test ./chaos -v -count=1 -timeout 30m -run 'Killed|Restart' $(ARGS)
 
-soak: ## Let agents idle for ten minutes, and watch what they need
+soak: root ## Let agents idle for ten minutes, and authconfig for twelve; watch what they need (root)
 	@cd test && $(STILL) go run ./integration/prepare
 	cd test && $(STILL) go test ./chaos -v -count=1 -timeout 30m -run Soak -soak 10m $(ARGS)
+	$(MAKE) --no-print-directory e2e ARGS='-run ^TestSoak -soak 12m $(ARGS)'
 
 fuzz: ## Fuzz what reads annotations, configurations, requests and roles, FUZZTIME each (10m)
 	@for target in FuzzParse FuzzHandler FuzzParseConfig; do \
