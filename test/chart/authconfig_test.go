@@ -1,6 +1,8 @@
 package chart
 
 import (
+	"flag"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -10,9 +12,9 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	"k8s.io/apimachinery/pkg/util/yaml"
-)
 
-const authconfig = "latchkey-authconfig"
+	"github.com/latchkey-dev/latchkey/internal/authconfig"
+)
 
 // TestNothingOfAuthconfigUnlessAsked reads what the chart's own values make.
 func TestNothingOfAuthconfigUnlessAsked(t *testing.T) {
@@ -39,17 +41,14 @@ func TestAuthconfigMayDoLittle(t *testing.T) {
 	// Those that it made it finds by a label.
 	makes := map[string]string{"authconfig-kubernetes": "ClusterRole", "authconfig-client": "ClusterRole", "authconfig-creates": "Role"}
 	var seen int
-	for _, c := range cases(t) {
-		if c.Refused() || !strings.HasPrefix(c.Name, "authconfig") {
-			continue
-		}
+	for _, c := range authconfigCases(t) {
 		for _, object := range rendered(t, c) {
 			var role rbacv1.ClusterRole
 			if err := yaml.Unmarshal([]byte(object), &role); err != nil {
 				t.Fatalf("%s: %v", c.Name, err)
 			}
 			clusterWide := role.Kind == "ClusterRole"
-			if role.Kind != "Role" && !clusterWide || !strings.HasPrefix(role.Name, authconfig) || strings.HasSuffix(role.Name, ".reviewer-reads") {
+			if role.Kind != "Role" && !clusterWide || !strings.HasPrefix(role.Name, "latchkey-authconfig") || strings.HasSuffix(role.Name, ".reviewer-reads") {
 				continue
 			}
 			seen++
@@ -89,10 +88,7 @@ func TestReviewerRights(t *testing.T) {
 		"authconfig-kubernetes": false, "authconfig-creates": false,
 		"authconfig-local": false, "authconfig-jwt": false,
 	}
-	for _, c := range cases(t) {
-		if c.Refused() || !strings.HasPrefix(c.Name, "authconfig") {
-			continue
-		}
+	for _, c := range authconfigCases(t) {
 		delegates, known := want[c.Name]
 		if !known {
 			t.Errorf("%s: say here whether its reviewer reviews", c.Name)
@@ -157,4 +153,65 @@ func rendered(t *testing.T, c Case) []string {
 		t.Fatal(err)
 	}
 	return strings.Split(string(data), "\n---\n")
+}
+
+// TestAuthconfigTakesItsFile has authconfig read the files that the chart makes.
+func TestAuthconfigTakesItsFile(t *testing.T) {
+	t.Parallel()
+	// Its login, the mount it keeps, the reviewer, the roles' audience and sources.
+	want := map[string]string{
+		"authconfig":            "jwt at jwt, keeps kubernetes/staging/backend of https://vault.example.org:8200 logins: short-lived, vault.example.org, [latchkey/vault-auth-roles]",
+		"authconfig-alone":      "jwt at jwt, keeps kubernetes/production/shop of https://vault.example.org platform: short-lived, vault.example.org, [default/roles kube-public/roles]",
+		"authconfig-approle":    "approle at approle/platform, keeps kubernetes of http://vault.vault:8200 : short-lived, vault, [latchkey/vault-auth-roles]",
+		"authconfig-client":     "jwt at jwt, keeps kubernetes of https://vault.vault.svc:8200 : client, , [latchkey/vault-auth-roles]",
+		"authconfig-creates":    "jwt at jwt, keeps kubernetes of https://vault.vault.svc:8200 : long-lived, vault, [latchkey/vault-auth-roles]",
+		"authconfig-jwt":        "jwt at jwt, keeps cluster of https://vault.vault.svc:8200 : jwt, vault, [latchkey/vault-auth-roles]",
+		"authconfig-kubernetes": "kubernetes at kubernetes/platform, keeps kubernetes of https://vault.vault.svc:8200 : short-lived, vault, [default/roles]",
+		"authconfig-local":      "jwt at jwt, keeps kubernetes of https://vault.vault.svc:8200 : local, vault, [latchkey/vault-auth-roles]",
+		"authconfig-long-lived": "token at , keeps kubernetes of https://vault.vault.svc:8200 : long-lived, vault, [latchkey/vault-auth-roles]",
+		"authconfig-observed":   "jwt at jwt, keeps kubernetes of https://vault.vault.svc:8200 : short-lived, vault, [latchkey/vault-auth-roles]",
+	}
+	for _, c := range authconfigCases(t) {
+		file := filepath.Join(t.TempDir(), "config.yaml")
+		for _, object := range rendered(t, c) {
+			var m corev1.ConfigMap
+			if err := yaml.Unmarshal([]byte(object), &m); err != nil {
+				t.Fatal(err)
+			}
+			if m.Kind == "ConfigMap" && m.Name == "latchkey-authconfig-config" {
+				if err := os.WriteFile(file, []byte(m.Data["config.yaml"]), 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		read, _, err := authconfig.Load([]string{"--config", file}, func(string) string { return "" }, func(c *authconfig.Config) (*flag.FlagSet, *string) {
+			flags := flag.NewFlagSet("serve", flag.ContinueOnError)
+			c.Bind(flags)
+			return flags, flags.String("config", "", "")
+		})
+		if err != nil {
+			t.Errorf("%s: %v", c.Name, err)
+			continue
+		}
+		var sources []string
+		for _, s := range read.Sources {
+			sources = append(sources, s.String())
+		}
+		got := fmt.Sprintf("%s at %s, keeps %s of %s %s: %s, %s, %v", read.Vault.Auth.Method, read.Vault.Auth.Mount, read.Mount.Path,
+			read.Vault.Address, read.Vault.Namespace, read.Reviewer.Mode, read.Audience, sources)
+		if got != want[c.Name] {
+			t.Errorf("%s: authconfig reads\n%s, want\n%s", c.Name, got, want[c.Name])
+		}
+	}
+}
+
+// authconfigCases are those that authconfig is in.
+func authconfigCases(t *testing.T) (with []Case) {
+	t.Helper()
+	for _, c := range cases(t) {
+		if !c.Refused() && strings.HasPrefix(c.Name, "authconfig") {
+			with = append(with, c)
+		}
+	}
+	return with
 }
