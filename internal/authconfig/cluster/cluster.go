@@ -2,19 +2,19 @@
 //
 // These are the rights that its calls need, by a Role of the namespace in
 // question or, where that says "cluster", by a ClusterRole. NS is authconfig's
-// namespace. A verb in brackets is one that callers of this package need for
-// their watches.
+// namespace. Verbs in brackets are for the watches of package authconfig.
 //
 // Always:
 //
 //	where          resource                                     verbs
 //	NS             configmaps kube-root-ca.crt                  get [list watch]
-//	NS             configmaps latchkey-authconfig               get update [list watch]
+//	NS             configmaps latchkey-authconfig               get update
 //	NS             configmaps (no name)                         create
 //	a source's     configmaps, that one                         get [list watch]
+//	NS             serviceaccounts, the reviewer                [list watch]
 //	NS             serviceaccounts/token, the reviewer          create
 //
-// Reviewer short-lived:
+// Reviewer short-lived, and until another mode has deleted the last Secret:
 //
 //	NS             secrets latchkey-reviewer-a, -b              get delete [list watch]
 //	NS             secrets (no name)                            create
@@ -32,19 +32,21 @@
 //	NS             serviceaccounts                              get list create delete
 //	cluster        serviceaccounts                              the same, if accounts of other namespaces are listed
 //	cluster        namespaces, those                            get (without it, that one is missing shows when it is too late)
-//	cluster        clusterrolebindings latchkey-authconfig-delegators-NS    get update delete
+//	cluster        clusterrolebindings latchkey-authconfig-delegators-NS    get update delete [list watch]
 //	cluster        clusterrolebindings (no name)                create
 //	cluster        clusterroles system:auth-delegator           bind
 //	NS             secrets (no name), and the long-lived one    create; get delete
+//
+// What it made before and is not asked for now, authconfig deletes only while it
+// has get and delete on it (for ServiceAccounts list and delete): it asks by a
+// SelfSubjectAccessReview, which everybody may create, and without leave does not
+// look. An installation that once made a binding or a long-lived token should
+// keep that leave until they are gone.
 //
 // The reviewer, not authconfig, needs create of tokenreviews and
 // subjectaccessreviews (ClusterRole system:auth-delegator); and to get
 // ServiceAccounts for alias metadata, and namespaces for roles with a namespace
 // selector.
-//
-// SelfSubjectAccessReviews, which everybody may create, tell whether there is
-// leave to look for objects that are not wanted any more, so that an
-// installation without that leave is not refused again and again.
 package cluster
 
 import (
