@@ -219,8 +219,11 @@ func TestAuthconfigLoginRefused(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err = c.Observe(t.Context()); err == nil || !strings.Contains(err.Error(), "certificate signed by unknown authority") {
-		t.Errorf("a Vault of another CA: %v", err)
+	_, err = c.Observe(t.Context())
+	for _, want := range []string{"certificate signed by unknown authority", "vault.ca or vault.caFile must hold the CA that issued Vault's certificate"} {
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("a Vault of another CA: %v", err)
+		}
 	}
 }
 

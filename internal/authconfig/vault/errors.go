@@ -2,6 +2,7 @@ package vault
 
 import (
 	"context"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -65,32 +66,31 @@ func (n notVault) Error() string {
 
 // failure says what went wrong. What Vault says is quoted without the secrets.
 func (c *Client) failure(doing, path string, err error, secrets ...sealed.Value[string]) *Error {
-	e := &Error{Doing: doing, cause: err}
+	e := &Error{Doing: doing, Said: err.Error(), cause: err}
+	var outer *url.Error // which has the whole URL
+	if errors.As(err, &outer) {
+		e.Said = outer.Err.Error()
+	}
 	var answer *api.ResponseError
 	var missing noRoute
 	switch {
-	case errors.As(err, new(vaultconn.Redirected)):
-		e.Said, e.Remedy = err.Error(), "a standby sends elsewhere: use the address of the active server, or let standbys forward"
 	case errors.As(err, &missing):
 		e.Status, e.Said = http.StatusNotFound, missing.Error()
 		if strings.Contains(e.Said, "no handler for route") && strings.HasPrefix(path, "auth/"+c.mount) {
 			e.Remedy = "there is no auth method at auth/" + c.mount
 		}
 	case errors.As(err, &answer) && answer.RawError:
-		e.Status, e.Said, e.Remedy = answer.StatusCode, "the answer is none of Vault's", between
+		e.Status, e.Said, e.Remedy, e.cause = answer.StatusCode, "the answer is none of Vault's", between, nil
 	case errors.As(err, &answer):
 		e.Status, e.Said = answer.StatusCode, strings.Join(answer.Errors, "; ")
 		e.cause = nil // which would print what Vault said
-	case errors.As(err, new(notVault)), errors.As(err, new(*json.SyntaxError)), errors.Is(err, errNoData):
-		e.Said, e.Remedy = err.Error(), between
+		if e.Said == "" {
+			e.Said = "Vault says no more than the status"
+		}
 	case errors.Is(err, context.DeadlineExceeded):
-		e.Said = fmt.Sprintf("no answer within %s", c.timeout())
+		e.Said = fmt.Sprintf("no answer from %s in time", c.vault.Address)
 	default:
-		e.Said = err.Error()
-	}
-	var inner *url.Error // which has the whole URL
-	if errors.As(err, &inner) && e.Status == 0 && !errors.Is(err, context.DeadlineExceeded) {
-		e.Said = inner.Err.Error()
+		e.Remedy = remedy(err)
 	}
 	for _, s := range secrets {
 		if secret := s.Reveal(); secret != "" {
@@ -98,8 +98,22 @@ func (c *Client) failure(doing, path string, err error, secrets ...sealed.Value[
 		}
 	}
 	e.Said = vaulterr.OneLine(e.Said)
-	if e.Said == "" {
-		e.Said = "Vault says no more than the status"
-	}
 	return e
+}
+
+// remedy is what helps where Vault gave no answer of its own.
+func remedy(err error) string {
+	switch {
+	case errors.As(err, new(vaultconn.Redirected)):
+		return "a standby sends elsewhere: use the address of the active server, or let standbys forward"
+	case errors.As(err, new(notVault)), errors.As(err, new(*json.SyntaxError)), errors.Is(err, errNoData):
+		return between
+	case errors.As(err, new(x509.UnknownAuthorityError)):
+		return "vault.ca or vault.caFile must hold the CA that issued Vault's certificate"
+	case errors.As(err, new(x509.HostnameError)):
+		return "set vault.tlsServerName to a name that Vault's certificate has, or use such an address"
+	case strings.Contains(err.Error(), "server gave HTTP response to HTTPS client"):
+		return "begin vault.address with http://, or turn on TLS"
+	}
+	return ""
 }
