@@ -117,7 +117,7 @@ func Serve(ctx context.Context, o Options) error {
 	}()
 	teller, stop := newTeller(p.kube.CoreV1(), o.Namespace, o.Log)
 	defer stop()
-	o.Log.Info("started", "namespace", o.Namespace, "vault", o.Config.Vault.Address, "opsListen", ops.Addr)
+	o.Log.Info("started", "namespace", o.Namespace, "vault", o.Config.Vault.Address, "opsListen", o.OpsListen)
 
 	err = lead(ctx, p.kube, o.Namespace, o.Log, func(ctx context.Context) {
 		defer p.close(ctx)
