@@ -748,9 +748,15 @@ func TestLongLived(t *testing.T) {
 			w.stored["other"] = w.newToken(account, "", "u3", 1e6*time.Hour)
 			other := settings(LongLived)
 			other.Secret = "other"
-			w.start(other, p.rec).must()
+			chosen := w.start(other, p.rec)
+			chosen.must()
 			if w.jwt != w.stored["other"] {
 				t.Error("Vault has not the token of the Secret that is chosen now")
+			}
+			time.Sleep(time.Hour)
+			chosen.must()
+			if _, ok := w.secrets["reviewer-token"]; !ok {
+				t.Error("a Secret of the operator's is deleted")
 			}
 			p.r.Host = goodHost
 			delete(w.secrets, "reviewer-token")
