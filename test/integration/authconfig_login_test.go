@@ -227,6 +227,23 @@ func TestAuthconfigLoginRefused(t *testing.T) {
 	}
 }
 
+// The token of a file is renewed while authconfig runs, whether it asks or not.
+func TestAuthconfigRenewsATokenOfAFile(t *testing.T) {
+	t.Parallel()
+	v := visitorVault(t)
+	others := token(t, v, &api.TokenCreateRequest{Policies: []string{"authconfig"}, Period: "20s"})
+	k := visit(t, v, config.Auth{Method: "token", TokenPath: "token"}, "token", others)
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan struct{})
+	go func() { k.Keep(ctx); close(ended) }()
+	vaulttest.Wait(t, "a renewal", func() error { return atLeast(v, 1, renewCall) })
+	cancel()
+	<-ended
+	if err := good(t, v, others); err != nil {
+		t.Error(err)
+	}
+}
+
 // A token that somebody revoked is made up for by one login, unseen. One whose
 // policy lost a line says which, and works again when it is back.
 func TestAuthconfigHeals(t *testing.T) {

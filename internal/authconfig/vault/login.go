@@ -166,8 +166,8 @@ func (c *Client) authenticate(ctx context.Context) (*session, error) {
 	path, started := "auth/"+MountPath(c.vault.Auth.Mount)+"/login", time.Now()
 	answer, err := client.Logical().WriteWithContext(ctx, path, shown.body)
 	if err != nil {
-		e := c.refusal(path, err, shown)
-		if e.Status >= 400 && e.Status < 500 && c.vault.Auth.Method == config.MethodAppRole {
+		e, act := c.refusal(path, err, shown)
+		if act && c.vault.Auth.Method == config.MethodAppRole {
 			c.ids.refuse(shown.secrets, e)
 		}
 		return nil, e
@@ -209,15 +209,17 @@ func (s *credential) jwt(role string, jwt sealed.Value[string]) {
 	s.secrets = []sealed.Value[string]{jwt}
 }
 
-// refusal says why Vault refused a login and what helps.
-func (c *Client) refusal(path string, err error, shown *credential) *Error {
-	e := c.failure(shown.doing, path, err, shown.secrets...)
+// refusal says why Vault refused a login and what helps, and whether someone must
+// act: else it passes by itself.
+func (c *Client) refusal(path string, err error, shown *credential) (e *Error, act bool) {
+	e = c.failure(shown.doing, path, err, shown.secrets...)
 	if e.Status != 0 {
-		if _, remedy := shown.about.Advise(e.Status, e.Said); remedy != "" {
+		var remedy string
+		if act, remedy = shown.about.Advise(e.Status, e.Said); remedy != "" {
 			e.Remedy = remedy
 		}
 	}
-	return e
+	return e, act
 }
 
 // sessionOf is the token that a login answered.

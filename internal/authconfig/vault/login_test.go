@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/http"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -141,6 +142,23 @@ func TestRevokedToken(t *testing.T) {
 	f.wantError(err, "logging in", "Vault is sealed")
 }
 
+// However many calls meet a token that is not good any more, there is one login.
+func TestRevokedTokenUnderManyCalls(t *testing.T) {
+	f, c := start(t, nil)
+	read(t, c)
+	f.set(func() { clear(f.tokens) })
+	var wait sync.WaitGroup
+	for range 16 {
+		wait.Go(func() {
+			if _, err := c.read(t.Context(), "sys/auth"); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wait.Wait()
+	f.want(2, jwtLogin)
+}
+
 // A denied call says which line of the policy is missing. It is followed by one
 // login in ten minutes, since policies added to a role reach new tokens alone.
 func TestDenied(t *testing.T) {
@@ -248,8 +266,13 @@ func TestRefusedIDs(t *testing.T) {
 		_, _ = c.read(t.Context(), "sys/auth")
 		f.want(2, login)
 		put(t, c.vault.Auth.SecretIDPath, "secret-of-the-test")
+		f.set(func() { f.down = true })
+		for range 2 { // a Vault that is sealed has refused nothing
+			_, _ = c.read(t.Context(), "sys/auth")
+		}
+		f.set(func() { f.down = false })
 		read(t, c)
-		f.want(3, login)
+		f.want(5, login)
 	})
 }
 

@@ -24,7 +24,8 @@ func (c *Client) Probe(ctx context.Context, role string, jwt sealed.Value[string
 	path, started := "auth/"+c.mount+"/login", time.Now()
 	answer, err := client.Logical().WriteWithContext(ctx, path, shown.body)
 	if err != nil {
-		return c.refusal(path, err, shown)
+		e, _ := c.refusal(path, err, shown)
+		return e
 	}
 	s, err := sessionOf(shown.doing, answer, c.vault.Namespace, started)
 	if err != nil {
