@@ -9,6 +9,10 @@ import (
 	"github.com/latchkey-dev/latchkey/internal/authconfig/desired"
 )
 
+// hashBytes of SHA-256 are enough to find no other role of the same, and let a
+// ConfigMap hold the record of some thousands.
+const hashBytes = 16
+
 // Hash is a digest of fields, the same for all that mean the same: the order of a
 // list does not count, nor does a field that is empty, so that a record stays
 // true when a later build knows more fields.
@@ -35,7 +39,7 @@ func Hash(f desired.Fields) string {
 		panic("plan: a field that is no JSON: " + err.Error()) // desired.Fields names the types there are
 	}
 	sum := sha256.Sum256(text)
-	return "sha256:" + hex.EncodeToString(sum[:])
+	return hex.EncodeToString(sum[:hashBytes])
 }
 
 // Equal reports whether two sets of fields mean the same.
