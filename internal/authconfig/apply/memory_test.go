@@ -77,7 +77,10 @@ func (m *memory) DeleteRole(_ context.Context, name string) error {
 	return m.effect("delete "+name, func() { delete(m.roles, name) })
 }
 
-func (m *memory) SaveRecord(_ context.Context, r plan.Record) error {
+func (m *memory) SaveRecord(ctx context.Context, r plan.Record) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
 	text, err := json.Marshal(r)
 	if err != nil {
 		return err

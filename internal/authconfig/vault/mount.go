@@ -21,10 +21,6 @@ import (
 // readers is how many roles are read at a time.
 const readers = 8
 
-// undoTime bounds the undoing of a write, which is tried even where the caller
-// has given up.
-const undoTime = 10 * time.Second
-
 // Observe reads the mount, its config and all its roles, each path once.
 func (c *Client) Observe(ctx context.Context) (plan.Observed, error) {
 	cluster, err := c.health(ctx)
@@ -205,8 +201,6 @@ func (c *Client) WriteRole(ctx context.Context, name string, before, after desir
 		return err
 	}
 	err = ignored(path, unknown)
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTime)
-	defer cancel()
 	if before == nil {
 		if undo := c.remove(ctx, path); undo != nil {
 			return fmt.Errorf("%w; undoing that: %w", err, undo)
