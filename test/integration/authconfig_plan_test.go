@@ -38,6 +38,11 @@ type keeper struct {
 
 func keep(t *testing.T, v *vaulttest.Vault, mount string) *keeper {
 	t.Helper()
+	return keepType(t, v, mount, desired.Kubernetes)
+}
+
+func keepType(t *testing.T, v *vaulttest.Vault, mount, typ string) *keeper {
+	t.Helper()
 	v.Policy("authconfig", vault.Policy(mount))
 	orphan, err := v.Root.Auth().Token().CreateOrphanWithContext(t.Context(), &api.TokenCreateRequest{Policies: []string{"authconfig"}, TTL: "1h"})
 	if err != nil {
@@ -48,17 +53,18 @@ func keep(t *testing.T, v *vaulttest.Vault, mount string) *keeper {
 		t.Fatal(err)
 	}
 	client, err := vault.New(config.Vault{Address: v.Address, Auth: config.Auth{Method: config.MethodToken, TokenPath: file}},
-		mount, desired.Kubernetes, slog.New(slog.NewTextHandler(t.Output(), nil)))
+		mount, typ, slog.New(slog.NewTextHandler(t.Output(), nil)))
 	if err != nil {
 		t.Fatal(err)
 	}
 	return &keeper{t: t, v: v, client: client, target: plan.Target{
-		Mount: mount, Type: desired.Kubernetes, Sources: []string{source},
+		Mount: mount, Type: typ, Sources: []string{source},
 		Tune: plan.Tune{Description: "kept by authconfig", MaxLeaseTTL: 8760 * time.Hour},
-		Config: desired.CanonicalConfig(desired.Kubernetes, map[string]any{
+		Config: desired.CanonicalConfig(typ, map[string]any{
 			"kubernetes_host": v.Kubernetes.URL, "kubernetes_ca_cert": v.Kubernetes.CA, "disable_local_ca_jwt": true,
+			"jwt_validation_pubkeys": []string{v.Kubernetes.PublicKey},
 		}),
-		ReviewerToken: new(true),
+		ReviewerToken: new(typ == desired.Kubernetes),
 	}}
 }
 
@@ -66,7 +72,7 @@ func keep(t *testing.T, v *vaulttest.Vault, mount string) *keeper {
 func (k *keeper) want(data map[string]string) {
 	k.t.Helper()
 	k.target.Roles = desired.Parse([]desired.ConfigMap{{Source: desired.Source{Namespace: "vault-auth", Name: "vault-auth-roles"}, Data: data}},
-		desired.Defaults{MountType: desired.Kubernetes, Audience: vaulttest.Audience})
+		desired.Defaults{MountType: k.target.Type, Audience: vaulttest.Audience})
 	if len(k.target.Roles.Problems) > 0 {
 		k.t.Fatal(k.target.Roles.Problems)
 	}
@@ -103,7 +109,11 @@ func (k *keeper) must(steps ...string) {
 
 // Write is what a reviewer does of it.
 func (k *keeper) Write(ctx context.Context, _, after desired.Fields, _ *plan.Record) error {
-	return k.client.WriteConfig(ctx, after, sealed.Of(k.v.Kubernetes.Token("reviewer", time.Hour)))
+	var token sealed.Value[string]
+	if *k.target.ReviewerToken {
+		token = sealed.Of(k.v.Kubernetes.Token("reviewer", time.Hour))
+	}
+	return k.client.WriteConfig(ctx, after, token)
 }
 
 // nowhere is where a record goes that Run returns too.
@@ -174,6 +184,27 @@ func TestRolesAreKeptFromTheFirstToTheLast(t *testing.T) {
 		t.Errorf("the role is still there: %v", left)
 	}
 	k.must()
+}
+
+func TestRolesOfAMountOfTypeJWTAreKept(t *testing.T) {
+	t.Parallel()
+	v := vaulttest.Start(t, vaulttest.Options{})
+	k := keepType(t, v, "cluster", desired.JWT)
+	k.want(map[string]string{"app": app})
+	k.must("create mount cluster", "create config cluster", "create role app")
+	k.must()
+	for account, good := range map[string]bool{"app": true, "other": false} {
+		login, err := v.Root.Logical().WriteWithContext(t.Context(), "auth/cluster/login", map[string]any{"role": "app", "jwt": v.Kubernetes.Token(account, time.Hour)})
+		if (err == nil && login.Auth != nil) != good {
+			t.Errorf("logging in as %s: %v", account, err)
+		}
+	}
+	v.Write("auth/cluster/role/app", map[string]any{"role_type": "jwt", "user_claim": "sub", "bound_claims": map[string]any{}})
+	v.Write("auth/cluster/config", map[string]any{"jwt_validation_pubkeys": []string{v.Kubernetes.PublicKey}, "bound_issuer": "https://other"})
+	k.must("change config cluster", "change role app")
+	k.must()
+	k.want(nil)
+	k.must("delete role app")
 }
 
 func TestAHandMadeRoleSurvives(t *testing.T) {
@@ -265,7 +296,7 @@ func TestAMountOfOthersIsAdoptedAndTunedOnlyIfAsked(t *testing.T) {
 		t.Errorf("it is not refused: %+v", p)
 	}
 	k.target.Adopt = true
-	k.must("adopt mount kubernetes", "change tune kubernetes", "change role app")
+	k.must("adopt mount kubernetes", "change tune kubernetes", "change config kubernetes", "change role app")
 	if now := mountAccessor(t, v, "kubernetes"); now != was {
 		t.Errorf("the mount was made anew: its accessor is %s and was %s", now, was)
 	}
