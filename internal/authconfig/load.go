@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/latchkey-dev/latchkey/internal/authconfig/desired"
+	"github.com/latchkey-dev/latchkey/internal/cli"
 	"github.com/latchkey-dev/latchkey/internal/config"
 	"github.com/latchkey-dev/latchkey/internal/strictyaml"
 )
@@ -24,12 +25,12 @@ var restricting = map[string]string{
 }
 
 // Load is the configuration: flags win over the environment, that over the file,
-// and that over the defaults. The flags are those of Bind, in a set that new
-// makes afresh, since they are parsed twice: the file is named by one of them.
-// What the set says of wrong flags it has said itself.
+// and that over the defaults. The flags are those of Bind, in a set that is made
+// afresh twice, since the file is named by one of them. Wrong usage is an error
+// of package cli; all that is wrong beside it is one error.
 func Load(args []string, environ func(string) string, fresh func(*Config) (set *flag.FlagSet, file *string)) (*Config, *flag.FlagSet, error) {
 	first, file := fresh(DefaultConfig())
-	if err := first.Parse(args); err != nil {
+	if err := cli.Parse(first, args); err != nil {
 		return nil, first, err
 	}
 	name := *file
@@ -64,7 +65,7 @@ func Load(args []string, environ func(string) string, fresh func(*Config) (set *
 			}
 		}
 	})
-	if err := set.Parse(args); err != nil {
+	if err := cli.Parse(set, args); err != nil {
 		return nil, set, err // as the first time, which was none
 	}
 	switch {
