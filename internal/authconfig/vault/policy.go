@@ -56,9 +56,27 @@ func (c *Client) lacks(path, capability string) string {
 		if len(r.capabilities) == 2 && r.capabilities[1] == "sudo" {
 			need += ` and "sudo"`
 		}
+		r.path = c.below() + r.path
 		return fmt.Sprintf("this needs %s, and authconfig's policy lacks it: %s (see authconfig policy)", need, r)
 	}
 	return fmt.Sprintf("this needs %q, which authconfig's policy lacks", capability)
+}
+
+// below is what the paths of the policy begin with: the namespace of the mount as
+// that of the login, which has the policy, sees it.
+func (c *Client) below() string {
+	login, mount := loginNamespace(c.vault), strings.Trim(c.vault.Namespace, "/")
+	if login == "root" {
+		login = ""
+	}
+	rest, ok := strings.CutPrefix(mount+"/", login+"/")
+	switch {
+	case login == "" && mount != "":
+		return mount + "/"
+	case ok:
+		return rest
+	}
+	return ""
 }
 
 // mountPath is what a path of a mount may be: what a policy takes for itself, and

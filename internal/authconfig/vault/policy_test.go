@@ -5,6 +5,8 @@ import (
 	"os"
 	"strings"
 	"testing"
+
+	"github.com/latchkey-dev/latchkey/internal/config"
 )
 
 var update = flag.Bool("update", false, "rewrite deploy/authconfig/policy.hcl")
@@ -38,5 +40,18 @@ func TestCheckMount(t *testing.T) {
 		if err := CheckMount(bad); err == nil || !strings.Contains(err.Error(), "is not a path (letters, digits") {
 			t.Errorf("%q: %v", bad, err)
 		}
+	}
+}
+
+// The policy is of the login's namespace, and the paths in it are as that one
+// sees them.
+func TestPolicyOfAnotherNamespace(t *testing.T) {
+	for _, c := range []struct{ mount, login, want string }{
+		{"", "", ""}, {"team", "", ""}, {"team/a", "team", "a/"}, {"team/a/b", "/team/", "a/b/"}, {"team/a", "root", "team/a/"}, {"teams", "team", ""},
+	} {
+		f, client := start(t, func(v *config.Vault) { v.Namespace, v.Auth.Namespace = c.mount, c.login })
+		f.deny = func(path string) bool { return path == "sys/auth" }
+		_, err := client.read(t.Context(), "sys/auth")
+		f.wantError(err, `path "`+c.want+`sys/auth" { capabilities`)
 	}
 }
