@@ -2,7 +2,6 @@ package chart
 
 import (
 	"flag"
-	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -155,54 +154,78 @@ func rendered(t *testing.T, c Case) []string {
 	return strings.Split(string(data), "\n---\n")
 }
 
+// TestDefaultSource reads the roles of those who name no ConfigMap.
+func TestDefaultSource(t *testing.T) {
+	t.Parallel()
+	values := filepath.Join(t.TempDir(), "values.yaml")
+	if err := os.WriteFile(values, []byte("authconfig: {enabled: true}"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	text, err := render(t, Case{Dir: t.TempDir()}, values)
+	if err != nil {
+		t.Fatal(err)
+	}
+	read := readFile(t, strings.Split(text, "\n---\n"))
+	if len(read.Sources) != 1 || read.Sources[0].String() != "vault-auth/vault-auth-roles" {
+		t.Errorf("its sources are %v, want vault-auth/vault-auth-roles", read.Sources)
+	}
+}
+
 // TestAuthconfigTakesItsFile has authconfig read the files that the chart makes.
 func TestAuthconfigTakesItsFile(t *testing.T) {
 	t.Parallel()
-	// Its login, the mount it keeps, the reviewer, the roles' audience and sources.
+	// Its login, the mount that it keeps, in which Vault and namespace, for which API
+	// server, the mode of the reviewer, the roles' audience and their sources.
 	want := map[string]string{
-		"authconfig":            "jwt at jwt, keeps kubernetes/staging/backend of https://vault.example.org:8200 logins: short-lived, vault.example.org, [latchkey/vault-auth-roles]",
-		"authconfig-alone":      "jwt at jwt, keeps kubernetes/production/shop of https://vault.example.org platform: short-lived, vault.example.org, [default/roles kube-public/roles]",
-		"authconfig-approle":    "approle at approle/platform, keeps kubernetes of http://vault.vault:8200 : short-lived, vault, [latchkey/vault-auth-roles]",
-		"authconfig-client":     "jwt at jwt, keeps kubernetes of https://vault.vault.svc:8200 : client, , [latchkey/vault-auth-roles]",
-		"authconfig-creates":    "jwt at jwt, keeps kubernetes of https://vault.vault.svc:8200 : long-lived, vault, [latchkey/vault-auth-roles]",
-		"authconfig-jwt":        "jwt at jwt, keeps cluster of https://vault.vault.svc:8200 : jwt, vault, [latchkey/vault-auth-roles]",
-		"authconfig-kubernetes": "kubernetes at kubernetes/platform, keeps kubernetes of https://vault.vault.svc:8200 : short-lived, vault, [default/roles]",
-		"authconfig-local":      "jwt at jwt, keeps kubernetes of https://vault.vault.svc:8200 : local, vault, [latchkey/vault-auth-roles]",
-		"authconfig-long-lived": "token at , keeps kubernetes of https://vault.vault.svc:8200 : long-lived, vault, [latchkey/vault-auth-roles]",
-		"authconfig-observed":   "jwt at jwt, keeps kubernetes of https://vault.vault.svc:8200 : short-lived, vault, [latchkey/vault-auth-roles]",
+		"authconfig":            "jwt jwt kubernetes/staging/backend https://vault.example.org:8200 logins short-lived vault.example.org latchkey/vault-auth-roles",
+		"authconfig-alone":      "jwt jwt kubernetes/production/shop https://vault.example.org platform https://production.example.org:6443 short-lived vault.example.org default/roles kube-public/roles",
+		"authconfig-approle":    "approle approle/platform kubernetes http://vault.vault:8200 short-lived vault latchkey/vault-auth-roles",
+		"authconfig-client":     "jwt jwt kubernetes https://vault.vault.svc:8200 client latchkey/vault-auth-roles",
+		"authconfig-creates":    "jwt jwt kubernetes https://vault.vault.svc:8200 long-lived vault latchkey/vault-auth-roles",
+		"authconfig-jwt":        "jwt jwt cluster https://vault.vault.svc:8200 jwt vault latchkey/vault-auth-roles",
+		"authconfig-kubernetes": "kubernetes kubernetes/platform kubernetes https://vault.vault.svc:8200 short-lived vault default/roles",
+		"authconfig-local":      "jwt jwt kubernetes https://vault.vault.svc:8200 local vault latchkey/vault-auth-roles",
+		"authconfig-long-lived": "token kubernetes https://vault.vault.svc:8200 long-lived vault latchkey/vault-auth-roles",
+		"authconfig-observed":   "jwt jwt kubernetes https://vault.vault.svc:8200 short-lived vault latchkey/vault-auth-roles",
 	}
 	for _, c := range authconfigCases(t) {
-		file := filepath.Join(t.TempDir(), "config.yaml")
-		for _, object := range rendered(t, c) {
-			var m corev1.ConfigMap
-			if err := yaml.Unmarshal([]byte(object), &m); err != nil {
-				t.Fatal(err)
-			}
-			if m.Kind == "ConfigMap" && m.Name == "latchkey-authconfig-config" {
-				if err := os.WriteFile(file, []byte(m.Data["config.yaml"]), 0o600); err != nil {
-					t.Fatal(err)
-				}
-			}
-		}
-		read, _, err := authconfig.Load([]string{"--config", file}, func(string) string { return "" }, func(c *authconfig.Config) (*flag.FlagSet, *string) {
-			flags := flag.NewFlagSet("serve", flag.ContinueOnError)
-			c.Bind(flags)
-			return flags, flags.String("config", "", "")
-		})
-		if err != nil {
-			t.Errorf("%s: %v", c.Name, err)
-			continue
-		}
-		var sources []string
+		read := readFile(t, rendered(t, c))
+		facts := []string{read.Vault.Auth.Method, read.Vault.Auth.Mount, read.Mount.Path, read.Vault.Address, read.Vault.Namespace,
+			read.Kubernetes.Host, read.Reviewer.Mode, read.Audience}
 		for _, s := range read.Sources {
-			sources = append(sources, s.String())
+			facts = append(facts, s.String())
 		}
-		got := fmt.Sprintf("%s at %s, keeps %s of %s %s: %s, %s, %v", read.Vault.Auth.Method, read.Vault.Auth.Mount, read.Mount.Path,
-			read.Vault.Address, read.Vault.Namespace, read.Reviewer.Mode, read.Audience, sources)
+		got := strings.Join(strings.Fields(strings.Join(facts, " ")), " ")
 		if got != want[c.Name] {
 			t.Errorf("%s: authconfig reads\n%s, want\n%s", c.Name, got, want[c.Name])
 		}
 	}
+}
+
+// readFile is what authconfig reads from the file that is among the objects.
+func readFile(t *testing.T, objects []string) *authconfig.Config {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "config.yaml")
+	for _, object := range objects {
+		var m corev1.ConfigMap
+		if err := yaml.Unmarshal([]byte(object), &m); err != nil {
+			t.Fatal(err)
+		}
+		if m.Kind == "ConfigMap" && m.Name == "latchkey-authconfig-config" {
+			if err := os.WriteFile(file, []byte(m.Data["config.yaml"]), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	read, _, err := authconfig.Load([]string{"--config", file}, func(string) string { return "" }, func(c *authconfig.Config) (*flag.FlagSet, *string) {
+		flags := flag.NewFlagSet("serve", flag.ContinueOnError)
+		c.Bind(flags)
+		return flags, flags.String("config", "", "")
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return read
 }
 
 // authconfigCases are those that authconfig is in.
