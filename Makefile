@@ -113,6 +113,7 @@ images: ## Build the container images into dist/, without Docker
 generate: ## Write the generated documents again
 	go run ./cmd/injector annotations > docs/annotations.md
 	go run ./internal/metricsdoc > docs/metrics.md
+	go run ./cmd/authconfig fields > docs/authconfig-roles.md
 
 tidy: ## Tidy every module
 	@for dir in . test tools; do (cd $$dir && GOFLAGS= go mod tidy) || exit 1; done

@@ -7,6 +7,7 @@
 //	authconfig policy   print the policy that it needs in Vault
 //	authconfig keys     print the cluster's public keys
 //	authconfig claims   print what a ServiceAccount token says
+//	authconfig fields   print the fields of a role
 //	authconfig version
 //
 // Each setting is a key of the file that --config names, a flag, and an
@@ -44,6 +45,7 @@ func program(environ func(string) string) cli.Program {
 		{Name: "policy", What: "print the policy that authconfig needs in Vault", Run: c.policy},
 		{Name: "keys", What: "print the public keys of the cluster's ServiceAccount tokens", Run: c.keys},
 		{Name: "claims", What: "print what a ServiceAccount token says of itself", Run: c.claims},
+		{Name: "fields", What: "print the fields that a role can have", Run: c.fields},
 		{Name: "version", What: "print the version", Run: func(_ context.Context, _ []string, std cli.Streams) error {
 			_, err := fmt.Fprintln(std.Out, "authconfig", version.Version)
 			return err
