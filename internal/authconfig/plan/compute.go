@@ -75,6 +75,10 @@ func (c *computation) mount() bool {
 	case t.Adopt:
 		c.step(Step{Verb: Adopt, Kind: KindMount, Name: t.Mount, Why: "somebody else made it"})
 		begin(Record{Accessor: o.Mount.Accessor})
+	case record.Mount == t.Mount && record.Accessor == o.Mount.Accessor:
+		c.refuse(Refusal{Kind: KindMount, Name: t.Mount, Text: fmt.Sprintf(
+			"%s was made by this authconfig in the Vault of cluster id %s, and this one is %s; it is left alone: set mount.adopt to take it over, as after a failover", path, record.VaultCluster, o.Cluster)})
+		return false
 	default:
 		c.refuse(Refusal{Kind: KindMount, Name: t.Mount, Text: path +
 			" was not made by this authconfig, as far as its record goes; it is left alone: choose another mount.path, or set mount.adopt to take it over"})

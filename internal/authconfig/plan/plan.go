@@ -60,7 +60,8 @@ type Observed struct {
 	// ReviewerToken says whether the config holds a reviewer token; nil where
 	// Vault does not say, as for type jwt.
 	ReviewerToken *bool
-	// Roles has all roles of the mount, by name in lower case.
+	// Roles has all roles of the mount, by name as Vault lists them: type
+	// kubernetes has them in lower case.
 	Roles map[string]desired.Fields
 }
 

@@ -27,7 +27,7 @@ var marks = map[Verb]string{Create: "+", Change: "~", Adopt: "=", Delete: "-"}
 func (p *Plan) Print(to io.Writer) error {
 	w := bufio.NewWriter(to)
 	for _, s := range p.Steps {
-		fmt.Fprintf(w, "%s %s %s %s%s\n", marks[s.Verb], s.Verb, s.Kind, p.path(s.Kind, s.Name), remarks(&s))
+		fmt.Fprintf(w, "%s %s %s %s%s\n", marks[s.Verb], s.Verb, word(s.Kind), p.path(s.Kind, s.Name), remarks(&s))
 		for _, line := range p.fields(&s) {
 			fmt.Fprintf(w, "    %s\n", line)
 		}
@@ -52,6 +52,13 @@ func (p *Plan) path(k Kind, name string) string {
 		return "auth/" + p.Mount + "/role/" + name
 	}
 	return name
+}
+
+func word(k Kind) string {
+	if k == KindTune {
+		return "settings of"
+	}
+	return string(k)
 }
 
 func remarks(s *Step) string {
