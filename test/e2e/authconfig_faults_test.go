@@ -184,6 +184,31 @@ func TestDeletedReviewerSecretIsReplaced(t *testing.T) {
 	}
 }
 
+// The token of a Secret is followed: deleted, it is worthless, which authconfig
+// says; made anew, it gives Vault the new one.
+func TestLongLivedReviewerSecretIsFollowed(t *testing.T) {
+	t.Parallel()
+	s := suite.Space(t)
+	v := s.OwnVault(false)
+	s.ServiceAccount("app")
+	s.SetRoles(map[string]string{"app": s.RoleFor("app", nil)})
+	a := s.Authconfig(v, "reviewer: {mode: long-lived}")
+	a.WaitLogin("app", "app", harness.Audience)
+	secrets := s.Kube.CoreV1().Secrets(s.Name)
+	const name = harness.ReviewerName + "-token"
+	if err := secrets.Delete(t.Context(), name, metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	t.Log(a.WaitSaid("ERROR", name))
+	poll(t, "logins to be refused", func() bool { return a.Login("app", "app", harness.Audience) != nil })
+	anew := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: name, Annotations: map[string]string{corev1.ServiceAccountNameKey: harness.ReviewerName}},
+		Type: corev1.SecretTypeServiceAccountToken}
+	if _, err := secrets.Create(t.Context(), anew, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	a.WaitLogin("app", "app", harness.Audience)
+}
+
 // From a laptop, with a kubeconfig and a token in a file, nothing is hidden: plan
 // says what it would do, apply does it once, and then there is nothing to do.
 func TestAuthconfigFromALaptop(t *testing.T) {
@@ -242,6 +267,14 @@ sources: [{namespace: %[2]s, name: vault-auth-roles}]
 	}
 	if _, code := run("plan"); code != 0 {
 		t.Errorf("plan after apply ended with %d, want 0", code)
+	}
+	jwt := s.Token("app", harness.Audience)
+	if err := os.WriteFile(filepath.Join(dir, "jwt"), []byte(jwt), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	out, code := authconfig(t, nil, "claims", filepath.Join(dir, "jwt"))
+	if want := "system:serviceaccount:" + s.Name + ":app"; code != 0 || !strings.Contains(out, want) || len(suite.Secrets.In(out)) > 0 {
+		t.Errorf("claims ended with %d and printed\n%s\nwant %s, and no token", code, out, want)
 	}
 	// A flag wins over the variable, and the variable over the file.
 	if out, code := run("plan", "--vault-addr=https://elsewhere.invalid:8200"); code != 1 || !strings.Contains(out, "elsewhere.invalid") {

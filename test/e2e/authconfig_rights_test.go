@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -37,16 +38,15 @@ func TestAuthconfigRights(t *testing.T) {
 	want := []string{
 		"configmaps [] [] [create]",
 		"configmaps [] [kube-root-ca.crt] [get list watch]",
-		"configmaps [] [latchkey-authconfig] [get list watch update]",
+		"configmaps [] [latchkey-authconfig] [get update]",
 		"configmaps [] [vault-auth-roles] [get list watch]",
 		"events [] [] [create patch]",
-		"events.events.k8s.io [] [] [create patch]",
 		"leases.coordination.k8s.io [] [] [create]",
 		"leases.coordination.k8s.io [] [latchkey-authconfig] [get update]",
 		"secrets [] [] [create]",
 		"secrets [] [latchkey-reviewer-a] [get list watch delete]",
 		"secrets [] [latchkey-reviewer-b] [get list watch delete]",
-		"serviceaccounts [] [latchkey-reviewer] [get list watch]",
+		"serviceaccounts [] [latchkey-reviewer] [list watch]",
 		"serviceaccounts/token [] [latchkey-reviewer] [create]",
 	}
 	if here := own(s.Name); !slices.Equal(here, want) {
@@ -75,7 +75,7 @@ func TestAuthconfigMakesServiceAccounts(t *testing.T) {
 	accounts := func(names ...string) string {
 		var list []string
 		for _, n := range names {
-			list = append(list, "{namespace: "+s.Name+", name: "+n+"}")
+			list = append(list, "{namespace: "+s.Name+", name: "+n+", delegator: true}")
 		}
 		return quick + "reviewer: {create: true}\nserviceAccounts: [" + strings.Join(list, ", ") + "]\n"
 	}
@@ -93,15 +93,34 @@ func TestAuthconfigMakesServiceAccounts(t *testing.T) {
 		t.Errorf("the ServiceAccount that somebody made became %+v (%v)", role, err)
 	}
 
+	reviews := func(account string) string {
+		out, _, _ := s.KubectlOutput("", "auth", "can-i", "create", "tokenreviews", "--as=system:serviceaccount:"+s.Name+":"+account)
+		return strings.TrimSpace(out)
+	}
+	for _, account := range []string{harness.ReviewerName, "app", "by-hand"} {
+		if reviews(account) != "yes" {
+			t.Errorf("%s may not have tokens reviewed", account)
+		}
+	}
+
 	t.Log("the binding's subject is edited")
 	bindings := s.Kube.RbacV1().ClusterRoleBindings()
 	list, err := bindings.List(t.Context(), metav1.ListOptions{LabelSelector: "app.kubernetes.io/managed-by=" + harness.AuthconfigName})
 	if err != nil {
 		t.Fatal(err)
 	}
-	name := ""
+	subjects := func(b *rbacv1.ClusterRoleBinding) (names []string) {
+		for _, subject := range b.Subjects {
+			if subject.Namespace == s.Name {
+				names = append(names, subject.Name)
+			}
+		}
+		slices.Sort(names)
+		return names
+	}
+	name, want := "", []string{"app", "by-hand", harness.ReviewerName}
 	for _, b := range list.Items {
-		if len(b.Subjects) == 1 && b.Subjects[0].Namespace == s.Name && b.Subjects[0].Name == harness.ReviewerName {
+		if slices.Equal(subjects(&b), want) {
 			name = b.Name
 			b.Subjects[0].Name = "somebody"
 			if _, err := bindings.Update(t.Context(), &b, metav1.UpdateOptions{}); err != nil {
@@ -110,11 +129,11 @@ func TestAuthconfigMakesServiceAccounts(t *testing.T) {
 		}
 	}
 	if name == "" {
-		t.Fatal("the reviewer has no binding of authconfig's")
+		t.Fatalf("no binding of authconfig's has the subjects %q", want)
 	}
 	poll(t, "the binding to be as it was", func() bool {
 		b, err := bindings.Get(t.Context(), name, metav1.GetOptions{})
-		return err == nil && len(b.Subjects) == 1 && b.Subjects[0].Name == harness.ReviewerName
+		return err == nil && slices.Equal(subjects(b), want)
 	})
 
 	t.Log("none is listed any more")
@@ -123,6 +142,7 @@ func TestAuthconfigMakesServiceAccounts(t *testing.T) {
 	if !has("by-hand") {
 		t.Error("the ServiceAccount that somebody made is gone")
 	}
+	poll(t, "the right of by-hand to go", func() bool { return reviews("by-hand") == "no" })
 	events, err := s.Kube.CoreV1().Events(s.Name).List(t.Context(), metav1.ListOptions{})
 	if err != nil {
 		t.Fatal(err)
