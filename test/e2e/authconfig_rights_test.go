@@ -77,7 +77,7 @@ func TestAuthconfigMakesServiceAccounts(t *testing.T) {
 		for _, n := range names {
 			list = append(list, "{namespace: "+s.Name+", name: "+n+", delegator: true}")
 		}
-		return quick + "reviewer: {create: true}\nserviceAccounts: [" + strings.Join(list, ", ") + "]\n"
+		return quick + "reviewer: {mode: client, create: true}\nserviceAccounts: [" + strings.Join(list, ", ") + "]\n"
 	}
 	has := func(name string) bool {
 		_, err := s.Kube.CoreV1().ServiceAccounts(s.Name).Get(t.Context(), name, metav1.GetOptions{})
@@ -88,7 +88,7 @@ func TestAuthconfigMakesServiceAccounts(t *testing.T) {
 	}
 	a := s.Authconfig(v, accounts("app", "by-hand"))
 	poll(t, "ServiceAccount app", func() bool { return has("app") })
-	a.WaitLogin("app", "app", harness.Audience)
+	a.WaitLogin("app", "app", "")
 	if role, err := s.Kube.CoreV1().ServiceAccounts(s.Name).Get(t.Context(), "by-hand", metav1.GetOptions{}); err != nil || len(role.Labels) != 0 {
 		t.Errorf("the ServiceAccount that somebody made became %+v (%v)", role, err)
 	}
