@@ -5,7 +5,6 @@ import (
 	"strings"
 	"testing"
 
-	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -143,13 +142,4 @@ func TestAuthconfigMakesServiceAccounts(t *testing.T) {
 		t.Error("the ServiceAccount that somebody made is gone")
 	}
 	poll(t, "the right of by-hand to go", func() bool { return reviews("by-hand") == "no" })
-	events, err := s.Kube.CoreV1().Events(s.Name).List(t.Context(), metav1.ListOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, e := range events.Items {
-		if e.Type == corev1.EventTypeWarning && e.Source.Component == harness.AuthconfigName {
-			t.Logf("event: %s: %s", e.Reason, e.Message)
-		}
-	}
 }
