@@ -112,6 +112,8 @@ func refused(src Source, key string, d Defaults) string {
 		return "is no name of a role (letters, digits, _, - and ., with neither - nor . at the ends)"
 	case slices.Contains(d.Reserved, name):
 		return "is a role of authconfig's own (another name)"
+	case d.MountType == JWT && name != key:
+		return fmt.Sprintf("has capital letters, which a mount of type jwt tells from small ones (%s, also where pods name it)", quote(name))
 	case !strings.HasPrefix(name, strings.ToLower(src.RolePrefix)):
 		return fmt.Sprintf("is not for roles of this ConfigMap (names that begin with %s)", src.RolePrefix)
 	}
