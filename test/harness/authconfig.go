@@ -85,7 +85,7 @@ func (a *Authconfig) setUpVault() {
 	a.Vault.Write("auth/"+LoginMount+"/role/"+AuthconfigName, map[string]any{
 		"role_type": "jwt", "user_claim": "sub", "bound_audiences": []string{Audience},
 		"bound_subject":  "system:serviceaccount:" + a.Name + ":" + AuthconfigName,
-		"token_policies": []string{AuthconfigName}, "token_no_default_policy": true, "token_ttl": "10m",
+		"token_policies": []string{AuthconfigName}, "token_ttl": "30m",
 	})
 }
 
