@@ -107,6 +107,7 @@ func (k *Keeper) Look(ctx context.Context) (*Look, error) {
 		Type:          review.Type,
 		Config:        review.Config,
 		ReviewerToken: review.ReviewerToken,
+		Mark:          review.Mark,
 		NewCredential: review.NewCredential,
 		Roles:         roles,
 		Own:           review.Own,

@@ -38,6 +38,7 @@ type world struct {
 	mount  *plan.Mount
 	config desired.Fields
 	token  bool
+	mark   string // in the config
 	roles  map[string]desired.Fields
 
 	// fail, if it is set, has a call fail; during is called in the middle of each.
@@ -178,7 +179,7 @@ func (w *world) Observe(context.Context) (plan.Observed, error) {
 	o := plan.Observed{Cluster: "vault-1", Mount: w.mount, Config: w.config, Roles: maps.Clone(w.roles)}
 	if w.mount != nil && w.mount.Type == "kubernetes" {
 		token := w.token
-		o.ReviewerToken = &token
+		o.ReviewerToken, o.Mark = &token, w.mark
 	}
 	return o, nil
 }
@@ -200,7 +201,7 @@ func (w *world) WriteConfig(_ context.Context, config desired.Fields, token seal
 	if err := w.do("WriteConfig"); err != nil {
 		return err
 	}
-	w.config, w.token = config, token.Reveal() != ""
+	w.config, w.mark, w.token = desired.CanonicalConfig(w.mount.Type, config), plan.Mark(config), token.Reveal() != ""
 	return nil
 }
 

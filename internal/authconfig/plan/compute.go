@@ -121,6 +121,8 @@ func (c *computation) config() {
 		}
 	case c.target.NewCredential != "":
 		s.Why = c.target.NewCredential
+	case c.target.Mark != "" && c.target.Mark != c.observed.Mark:
+		s.Drift, s.Why = true, "its reviewer token is not the one that was proven last: Vault was restored, or somebody wrote another"
 	case c.fresh:
 		s.Why = "no login has proven it yet"
 	default:

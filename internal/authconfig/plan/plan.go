@@ -24,6 +24,9 @@ type Target struct {
 	// ReviewerToken says whether the config is to hold a reviewer token; nil is
 	// not compared.
 	ReviewerToken *bool
+	// Mark says which reviewer token the config is to hold, see Marked; empty is
+	// not compared.
+	Mark string
 	// NewCredential says why the config is to be written even if it does not
 	// differ: its reviewer token is due; empty if it is not.
 	NewCredential string
@@ -60,6 +63,8 @@ type Observed struct {
 	// ReviewerToken says whether the config holds a reviewer token; nil where
 	// Vault does not say, as for type jwt.
 	ReviewerToken *bool
+	// Mark is what the config says of it, see Marked.
+	Mark string
 	// Roles has all roles of the mount, by name as Vault lists them: type
 	// kubernetes has them in lower case.
 	Roles map[string]desired.Fields

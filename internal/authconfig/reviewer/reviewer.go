@@ -100,6 +100,7 @@ type Target struct {
 	Type          string
 	Config        desired.Fields
 	ReviewerToken *bool
+	Mark          string
 	NewCredential string
 	Own           map[string]desired.Role
 	// Reviewer replaces the record's.
@@ -158,7 +159,9 @@ func (r *Reviewer) Target(ctx context.Context, rec plan.Record) (Target, error) 
 	}
 	probe := desired.Probe(desired.Defaults{MountType: t.Type, Audience: r.audience()}, r.namespace, r.account)
 	t.Own = map[string]desired.Role{ProbeRole: {Fields: probe}}
-	t.NewCredential, err = r.due(ctx, &rec.Reviewer)
+	if t.NewCredential, err = r.due(ctx, &rec.Reviewer); token && rec.Reviewer.Mode == r.Mode {
+		t.Mark = mark(cluster.Secret{Name: rec.Reviewer.Secret, UID: rec.Reviewer.SecretUID})
+	}
 	return t, err
 }
 

@@ -431,6 +431,40 @@ func TestANewLeaderWritesBackWithItsOwnToken(t *testing.T) {
 	})
 }
 
+// Vault was restored from a snapshot: it has a token that is dead, and its config
+// looks as it should.
+func TestARestoredVaultGetsATokenAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		p := w.start(settings(ShortLived), plan.Record{})
+		p.must()
+		config, mark, jwt := w.config, w.mark, w.jwt
+		for range 2 {
+			p.untilNext()
+			p.must()
+		}
+		w.config, w.mark, w.jwt = config, mark, jwt
+		if w.pod("vault") == nil {
+			t.Fatal("the token of the snapshot is good")
+		}
+		p.must()
+		if err := w.pod("vault"); err != nil {
+			t.Error(err)
+		}
+		writes := w.writes
+		p.must()
+		if w.writes != writes {
+			t.Error("the config is written again and again")
+		}
+		// Somebody writes the config anew with a token of their own.
+		w.mark, w.jwt = "", w.newToken("shop/app", "", "", time.Hour)
+		p.must()
+		if w.tokens[w.jwt].account != account {
+			t.Error("Vault has the token of somebody else")
+		}
+	})
+}
+
 // A process that does not stay leaves a token that is good alone.
 func TestOneRunMintsOnlyWhatIsDue(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

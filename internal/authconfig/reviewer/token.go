@@ -22,6 +22,14 @@ type credential struct {
 	rotate             time.Duration // its age then
 }
 
+// mark tells in Vault which token it has: by its Secret.
+func mark(s cluster.Secret) string {
+	if s.UID == "" {
+		return ""
+	}
+	return "Secret " + s.Name + ", uid " + s.UID
+}
+
 // credential gets what the mode reviews with.
 func (r *Reviewer) credential(ctx context.Context, rec *plan.Reviewer) (credential, error) {
 	switch r.Mode {

@@ -51,7 +51,7 @@ type world struct {
 	inCluster bool // Vault
 	discovery bool // Vault can
 	config    desired.Fields
-	jwt       string // in config
+	jwt, mark string // in config
 	writes    int
 
 	// fail is asked before each call, by its name, and has it fail.
@@ -238,7 +238,11 @@ func (w *world) WriteConfig(ctx context.Context, config desired.Fields, jwt seal
 		if url, _ := config["oidc_discovery_url"].(string); url != "" && !w.discovery {
 			return errors.New("400 error checking oidc discovery URL")
 		}
-		w.config, w.jwt = maps.Clone(config), jwt.Reveal()
+		typ := desired.Kubernetes
+		if _, isJWT := config["bound_issuer"]; isJWT {
+			typ = desired.JWT
+		}
+		w.config, w.mark, w.jwt = desired.CanonicalConfig(typ, config), plan.Mark(config), jwt.Reveal()
 		w.writes++
 		return nil
 	})
@@ -306,7 +310,7 @@ func (p *process) reconcile() error {
 	}
 	rec := p.rec.Clone()
 	rec.Reviewer = t.Reviewer
-	if t.NewCredential != "" || !reflect.DeepEqual(p.w.config, t.Config) || t.ReviewerToken != nil && *t.ReviewerToken != (p.w.jwt != "") {
+	if t.NewCredential != "" || t.Mark != "" && t.Mark != p.w.mark || !reflect.DeepEqual(p.w.config, t.Config) || t.ReviewerToken != nil && *t.ReviewerToken != (p.w.jwt != "") {
 		err = p.r.Write(ctx, maps.Clone(p.w.config), t.Config, &rec)
 		p.rec = rec.Clone()
 	}

@@ -88,7 +88,7 @@ func (r *Reviewer) audience() string {
 func (r *Reviewer) try(ctx context.Context, config desired.Fields, c credential, client sealed.Value[string]) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), proveWithin)
 	defer cancel()
-	if err := r.vault.WriteConfig(ctx, config, c.jwt); err != nil {
+	if err := r.vault.WriteConfig(ctx, plan.Marked(config, mark(c.secret)), c.jwt); err != nil {
 		return fmt.Errorf("writing the config: %w", err)
 	}
 	return r.probe(ctx, client)
@@ -141,7 +141,7 @@ func (r *Reviewer) restore(ctx context.Context, failed error, before, after desi
 	if same && reflect.DeepEqual(before, after) {
 		return fmt.Errorf("%w; there is nothing else to write back, so this config stays until the next try", failed)
 	}
-	if err := r.vault.WriteConfig(ctx, before, previous.jwt); err != nil {
+	if err := r.vault.WriteConfig(ctx, plan.Marked(before, mark(previous.secret)), previous.jwt); err != nil {
 		return fmt.Errorf("%w; writing back the config before failed too, so Vault may hold either: %w", failed, err)
 	}
 	err := r.probe(ctx, client)

@@ -40,7 +40,7 @@ func (c *Client) Observe(ctx context.Context) (plan.Observed, error) {
 	}
 	o.Config = desired.CanonicalConfig(o.Mount.Type, config)
 	if set, ok := config["token_reviewer_jwt_set"].(bool); ok {
-		o.ReviewerToken = &set
+		o.ReviewerToken, o.Mark = &set, plan.Mark(config)
 	}
 	o.Roles, err = c.roles(ctx, o.Mount.Type)
 	return o, err

@@ -37,7 +37,7 @@ const (
 func TestObserve(t *testing.T) {
 	f, c := start(t, nil)
 	f.paths(map[string]string{
-		"sys/auth": listed, "auth/kubernetes/config": `{"data":{"kubernetes_host":"https://api","token_reviewer_jwt_set":true}}`,
+		"sys/auth": listed, "auth/kubernetes/config": `{"data":{"kubernetes_host":"https://api","kubernetes_ca_cert":"# Reviewer token: Secret a 1\nCA","token_reviewer_jwt_set":true}}`,
 		"auth/kubernetes/role": `{"data":{"keys":["app","gone"]}}`, "auth/kubernetes/role/app": aRole,
 	})
 	o, err := c.Observe(t.Context())
@@ -47,7 +47,7 @@ func TestObserve(t *testing.T) {
 	if want := (&plan.Mount{Type: "kubernetes", Accessor: "auth_kubernetes_1", Tune: plan.Tune{Description: "d", MaxLeaseTTL: time.Hour}}); !reflect.DeepEqual(o.Mount, want) {
 		t.Errorf("the mount is %+v", o.Mount)
 	}
-	if o.Cluster != "c" || o.Config["kubernetes_host"] != "https://api" || o.ReviewerToken == nil || !*o.ReviewerToken {
+	if o.Cluster != "c" || o.Config["kubernetes_host"] != "https://api" || o.ReviewerToken == nil || !*o.ReviewerToken || o.Mark != "Secret a 1" {
 		t.Errorf("observed is %+v", o)
 	}
 	// One that vanished after it was listed is absent.
