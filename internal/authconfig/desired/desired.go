@@ -69,7 +69,7 @@ type Roles struct {
 // that the role was last taken from.
 func (r *Roles) Untouched(name, source string) bool {
 	for _, p := range r.Problems {
-		if p.Source == source && (p.Key == "" || strings.ToLower(p.Key) == name) || p.Role != "" && p.Role == name {
+		if p.Source == source && (p.Key == "" || strings.EqualFold(p.Key, name)) || p.Role != "" && p.Role == name {
 			return true
 		}
 	}

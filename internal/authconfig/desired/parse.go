@@ -14,8 +14,15 @@ import (
 // framework.GenericNameRegex of Vault's sdk.
 var roleName = regexp.MustCompile(`^[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?$`)
 
-// maxTold is how many problems of one key are told.
-const maxTold = 20
+const (
+	// maxTold is how many problems of one key are told.
+	maxTold = 20
+	// maxKeys and maxRole, in bytes, bound what one ConfigMap costs everybody: its
+	// megabyte can be a quarter of a million keys, or one value that takes a
+	// hundred times its size to read.
+	maxKeys = 4096
+	maxRole = 64 << 10
+)
 
 // place is a key of a ConfigMap.
 type place struct{ source, key string }
@@ -29,6 +36,10 @@ func Parse(sources []ConfigMap, d Defaults) Roles {
 		if m.Missing {
 			r.Complete = false
 			r.add(place{m.Source.String(), ""}, "", missing(m))
+			continue
+		}
+		if m.tooMany() {
+			r.add(place{m.Source.String(), ""}, "", fmt.Sprintf("has %d keys (at most %d); its roles stay as they are", len(m.Data)+len(m.Binary), maxKeys))
 			continue
 		}
 		for _, key := range m.keys() {
@@ -69,6 +80,8 @@ func missing(m ConfigMap) string {
 	return "is not there; its roles stay as they are (to remove them, leave it empty)"
 }
 
+func (m *ConfigMap) tooMany() bool { return len(m.Data)+len(m.Binary) > maxKeys }
+
 // keys are those of data and of binaryData, in order.
 func (m *ConfigMap) keys() []string {
 	keys := slices.AppendSeq(slices.Clone(m.Binary), maps.Keys(m.Data))
@@ -81,8 +94,11 @@ func (m *ConfigMap) keys() []string {
 func claimed(sources []ConfigMap, d Defaults) map[string][]place {
 	claims := make(map[string][]place)
 	for _, m := range sources {
+		if m.Missing || m.tooMany() {
+			continue
+		}
 		for _, key := range m.keys() {
-			if !m.Missing && refused(m.Source, key, d) == "" {
+			if refused(m.Source, key, d) == "" {
 				name := strings.ToLower(key)
 				claims[name] = append(claims[name], place{m.Source.String(), key})
 			}
@@ -124,6 +140,9 @@ func refused(src Source, key string, d Defaults) string {
 func parseKey(m *ConfigMap, key string, d Defaults) (Fields, []string) {
 	if slices.Contains(m.Binary, key) {
 		return nil, []string{"is in binaryData (data, as JSON or YAML)"}
+	}
+	if n := len(m.Data[key]); n > maxRole {
+		return nil, []string{fmt.Sprintf("has %d bytes (at most %d)", n, maxRole)}
 	}
 	return parseRole(m.Data[key], m.Source, d)
 }
@@ -186,6 +205,7 @@ func readFields(doc map[string]any, d Defaults) (fields Fields, problems []strin
 		}
 		fields[f.name] = read
 	}
+	all := strings.Join(names, ", ")
 	for _, name := range slices.Sorted(maps.Keys(doc)) {
 		if known[name] {
 			continue
@@ -195,7 +215,7 @@ func readFields(doc map[string]any, d Defaults) (fields Fields, problems []strin
 			hint = suggest.DidYouMean(name, slices.Sorted(maps.Keys(known)))
 		}
 		if hint == "" {
-			hint = strings.Join(names, ", ")
+			hint, all = all, "as above" // they are many
 		}
 		problems = append(problems, fmt.Sprintf("%s: unknown field (%s)", quote(name), hint))
 	}

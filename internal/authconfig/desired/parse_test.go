@@ -43,16 +43,58 @@ func TestUntouched(t *testing.T) {
 
 func TestManyProblemsAreToldShort(t *testing.T) {
 	var role strings.Builder
-	for i := range 1000 {
+	for i := range 100 {
 		fmt.Fprintf(&role, "\"%s%d\": %d\n", strings.Repeat("x", 500), i, i)
 	}
 	r := Parse([]ConfigMap{{Data: map[string]string{"a": role.String()}}}, Defaults{MountType: "kubernetes"})
-	if len(r.Problems) != 21 || r.Problems[20].Text != "and 983 problems more" {
+	if len(r.Problems) != 21 || r.Problems[20].Text != "and 83 problems more" {
 		t.Errorf("%d problems, the last: %s", len(r.Problems), r.Problems[len(r.Problems)-1])
 	}
 	for _, p := range r.Problems {
 		if len(p.Text) > 600 {
 			t.Errorf("%d bytes: %s", len(p.Text), p.Text)
+		}
+	}
+}
+
+// Whoever may edit one ConfigMap can fill it, and must not fill the memory of the
+// process that keeps everybody's roles.
+func TestOneConfigMapCostsOthersLittle(t *testing.T) {
+	other := ConfigMap{Source: Source{Namespace: "other", Name: "roles"}, Data: map[string]string{"t1": fine}}
+	team := Source{Namespace: "team", Name: "roles"}
+	keys, full, wrong := map[string]string{}, map[string]string{}, map[string]string{}
+	for i := range maxKeys + 1 {
+		keys[fmt.Sprintf("t%x", i)] = "{"
+	}
+	for i := range 22 {
+		wrong["t"] += fmt.Sprintf("%d:\n", i)
+	}
+	for i := range 256 {
+		full[fmt.Sprintf("w%x", i)] = wrong["t"]
+	}
+	for _, c := range []struct {
+		name, says string
+		data       map[string]string
+		problems   int
+		bytes      int // of the texts of problems, at most
+	}{
+		{"many keys", "has 4097 keys (at most 4096); its roles stay as they are", keys, 1, 100},
+		{"a long value", "has 65537 bytes (at most 65536)", map[string]string{"t": fine + strings.Repeat(" ", maxRole+1-len(fine))}, 1, 100},
+		{"many problems", "as above", full, 256 * (maxTold + 1), 256 * 2000},
+	} {
+		r := Parse([]ConfigMap{{Source: team, Data: c.data}, other}, Defaults{MountType: Kubernetes})
+		told := 0
+		for _, p := range r.Problems {
+			told += len(p.Text)
+		}
+		if last := len(r.Problems) - 1; len(r.Problems) != c.problems || told > c.bytes || !strings.Contains(r.Problems[max(0, last-1)].Text, c.says) {
+			t.Errorf("%s: %d problems of %d bytes, such as %s", c.name, len(r.Problems), told, r.Problems[max(0, last-1)])
+		}
+		if len(r.Roles) != 1 || r.Roles["t1"].Source != "other/roles" {
+			t.Errorf("%s: the roles are %v", c.name, r.Roles)
+		}
+		if !r.Untouched("w1", "team/roles") && c.name != "a long value" || !r.Untouched("t", "team/roles") && c.name != "many problems" {
+			t.Errorf("%s: a role of the ConfigMap may be touched", c.name)
 		}
 	}
 }
