@@ -117,9 +117,10 @@ type Reviewer struct {
 	cluster cluster.API
 	vault   vault.API
 
-	held  credential          // proven and in Vault, if this process made it
-	doubt string              // why that may be worthless all the same
-	keys  map[string]plan.Key // with JWT: as seen last
+	held    credential          // proven and in Vault, if this process made it
+	doubt   string              // why that may be worthless all the same
+	refused refusal             // the last one
+	keys    map[string]plan.Key // with JWT: as seen last
 
 	wall func() time.Time // without a monotonic part
 }

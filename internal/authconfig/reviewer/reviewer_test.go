@@ -424,7 +424,7 @@ func TestANewLeaderWritesBackWithItsOwnToken(t *testing.T) {
 			t.Errorf("the record does not name the Secret of the token that Vault has: %+v", next.rec.Reviewer)
 		}
 		time.Sleep(time.Minute)
-		wantError(t, next.reconcile(), "the config before is back and works")
+		wantError(t, next.reconcile(), "this config is not tried again before")
 		if err := w.pod("vault"); err != nil {
 			t.Error(err)
 		}
@@ -461,6 +461,52 @@ func TestARestoredVaultGetsATokenAgain(t *testing.T) {
 		p.must()
 		if w.tokens[w.jwt].account != account {
 			t.Error("Vault has the token of somebody else")
+		}
+	})
+}
+
+// A config that does not work is not tried every minute, which would cost pods
+// their logins each time. Tokens are replaced all the same.
+func TestAConfigThatDoesNotWorkIsTriedSeldom(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		s := settings(ShortLived)
+		s.Life = 10 * time.Minute
+		p := w.start(s, plan.Record{})
+		p.must()
+		p.r.Host = "https://elsewhere.test"
+		seen, tried, writes := map[string]bool{}, 0, 0
+		w.after = func(call string) {
+			if call == "WriteConfig" {
+				if writes++; w.config["kubernetes_host"] != goodHost {
+					tried++
+				}
+			}
+		}
+		for range 60 {
+			wantError(t, p.reconcile(), "proving the config by a login: 403")
+			seen[w.jwt] = true
+			if err := w.pod("vault"); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(time.Minute)
+		}
+		if tried < 5 || tried > 7 {
+			t.Errorf("it was tried %d times in an hour, want once in ten minutes", tried)
+		}
+		if len(seen) < 9 {
+			t.Errorf("there were %d tokens of ten minutes in an hour", len(seen))
+		}
+		// What is right is written at once, and so is another try.
+		p.r.Host = goodHost
+		p.must()
+		p.r.Host, w.after = "https://elsewhere.test", nil
+		wantError(t, p.reconcile(), "the config before is back and works")
+		w.config = desired.CanonicalConfig(desired.Kubernetes, map[string]any{"kubernetes_host": "https://somebodys.test"})
+		p.r.Host = goodHost
+		p.must()
+		if err := w.pod("vault"); err != nil {
+			t.Error(err)
 		}
 	})
 }

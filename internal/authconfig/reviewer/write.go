@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"reflect"
 	"slices"
 	"time"
 
@@ -32,6 +31,34 @@ const (
 //
 // The role of the probe has to be there already.
 func (r *Reviewer) Write(ctx context.Context, before, after desired.Fields, rec *plan.Record) error {
+	if !r.refused.is(before, after) {
+		return r.write(ctx, before, after, rec)
+	}
+	// Each try costs pods their logins for as long as it takes. A token is replaced
+	// meanwhile where it has to be.
+	held := fmt.Errorf("this config is not tried again before %s, since a login was refused with it: %w", r.refused.until.UTC().Format(time.TimeOnly+" UTC"), r.refused.err)
+	due, err := r.due(ctx, &rec.Reviewer)
+	if err == nil && due != "" {
+		err = r.write(ctx, before, before, rec)
+	}
+	return errors.Join(held, err)
+}
+
+// refusal is a config that no login proved, while the one before works.
+type refusal struct {
+	before, after desired.Fields
+	err           error
+	until         time.Time
+}
+
+// afterRefusal is how long such a config is not tried again.
+const afterRefusal = 10 * time.Minute
+
+func (r *refusal) is(before, after desired.Fields) bool {
+	return time.Now().Before(r.until) && desired.Equal(before, r.before) && desired.Equal(after, r.after)
+}
+
+func (r *Reviewer) write(ctx context.Context, before, after desired.Fields, rec *plan.Record) error {
 	c, err := r.credential(ctx, &rec.Reviewer)
 	if err != nil {
 		return fmt.Errorf("%w; nothing in Vault has changed", err)
@@ -97,10 +124,12 @@ func (r *Reviewer) try(ctx context.Context, config desired.Fields, c credential,
 func (r *Reviewer) probe(ctx context.Context, client sealed.Value[string]) error {
 	err := patiently(ctx, func() error { return r.vault.Probe(ctx, ProbeRole, client) })
 	if err != nil {
-		return fmt.Errorf("proving the config by a login: %w", err)
+		return fmt.Errorf("%w: %w", errUnproven, err)
 	}
 	return nil
 }
+
+var errUnproven = errors.New("proving the config by a login")
 
 // patiently tries a few times, and returns the last error.
 func patiently(ctx context.Context, try func() error) error {
@@ -138,7 +167,7 @@ func (r *Reviewer) restore(ctx context.Context, failed error, before, after desi
 			"logins may be refused until the cause is remedied, or the reviewer's mode set back", failed)
 	}
 	same := previous.secret.UID == c.secret.UID
-	if same && reflect.DeepEqual(before, after) {
+	if same && desired.Equal(before, after) {
 		return fmt.Errorf("%w; there is nothing else to write back, so this config stays until the next try", failed)
 	}
 	if err := r.vault.WriteConfig(ctx, plan.Marked(before, mark(previous.secret)), previous.jwt); err != nil {
@@ -153,6 +182,9 @@ func (r *Reviewer) restore(ctx context.Context, failed error, before, after desi
 	}
 	if err != nil {
 		return fmt.Errorf("%w; the config before is back, but: %w", failed, err)
+	}
+	if errors.Is(failed, errUnproven) && !desired.Equal(before, after) {
+		r.refused = refusal{before, after, failed, time.Now().Add(afterRefusal)}
 	}
 	return fmt.Errorf("%w; the config before is back and works", failed)
 }
