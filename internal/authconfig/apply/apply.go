@@ -60,11 +60,12 @@ const saveTime = 10 * time.Second
 
 // Run carries out p, and returns every step that it tried, in order, the record
 // as it is stored afterwards, and all errors, each of which names its step. A
-// step that fails stops only what needs it; but no role is deleted where one
-// could not be made or changed, for it may be the same one under a new name. Run
-// ends between two steps when ctx is over.
+// step that fails stops only what needs it; but no role of a ConfigMap is deleted
+// where another of it could not be made or changed, for it may be the same one
+// under a new name. What one ConfigMap asks for in vain keeps no other from taking
+// roles back. Run ends between two steps when ctx is over.
 func Run(ctx context.Context, p plan.Plan, d Deps) ([]Result, plan.Record, error) {
-	r := &run{plan: p, deps: d, record: p.Record, stored: d.Stored}
+	r := &run{plan: p, deps: d, record: p.Record, stored: d.Stored, failing: make(map[string]bool)}
 	r.note()
 	if err := r.save(ctx); err != nil {
 		return nil, r.stored, fmt.Errorf("noting what is about to be done: %w", err)
@@ -80,9 +81,9 @@ func Run(ctx context.Context, p plan.Plan, d Deps) ([]Result, plan.Record, error
 	switch r.withheld {
 	case 0:
 	case 1:
-		r.errs = append(r.errs, errors.New("withholding the deletion of 1 role until all roles are written"))
+		r.errs = append(r.errs, errors.New("withholding the deletion of 1 role until all roles of its ConfigMap are written"))
 	default:
-		r.errs = append(r.errs, fmt.Errorf("withholding the deletion of %d roles until all roles are written", r.withheld))
+		r.errs = append(r.errs, fmt.Errorf("withholding the deletion of %d roles until all roles of their ConfigMaps are written", r.withheld))
 	}
 	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), saveTime)
 	defer cancel()
@@ -100,10 +101,10 @@ type run struct {
 
 	results  []Result
 	errs     []error
-	noMount  bool // it could not be made
-	noProbe  bool // a role of authconfig's own could not be made
-	noDelete bool // a role could not be made or changed
-	withheld int  // deletions
+	noMount  bool            // it could not be made
+	noProbe  bool            // a role of authconfig's own could not be made
+	failing  map[string]bool // sources of which a role could not be made or changed
+	withheld int             // deletions
 }
 
 // note puts the intents of all steps into the record.
@@ -150,7 +151,7 @@ func (r *run) step(ctx context.Context, s plan.Step) {
 			r.errs = append(r.errs, fmt.Errorf("withholding config %s: a login with a role that could not be made is to prove it", s.Name))
 			return
 		}
-		if s.Kind == plan.KindRole && s.Verb == plan.Delete && r.noDelete {
+		if s.Kind == plan.KindRole && s.Verb == plan.Delete && r.failing[s.Source] {
 			r.withheld++
 			return
 		}
@@ -171,7 +172,7 @@ func (r *run) failed(s plan.Step) {
 	case s.Kind == plan.KindMount:
 		r.noMount = true
 	case s.Kind == plan.KindRole && s.Verb != plan.Delete:
-		r.noDelete = true
+		r.failing[s.Source] = true
 		r.noProbe = r.noProbe || s.Own() && s.Verb == plan.Create
 	}
 }

@@ -46,6 +46,10 @@ func TestFailuresStopOnlyWhatNeedsThem(t *testing.T) {
 	drop := func(name string) change {
 		return func(_ *memory, target *plan.Target) { delete(target.Roles.Roles, name) }
 	}
+	tenant := func(_ *memory, target *plan.Target) {
+		target.Sources = append(target.Sources, "team/roles")
+		target.Roles.Roles["x"] = desired.Role{Source: "team/roles", Key: "x", Fields: role("x")}
+	}
 	host := func(_ *memory, target *plan.Target) {
 		target.Config = desired.Fields{"kubernetes_host": "https://other"}
 	}
@@ -68,6 +72,10 @@ func TestFailuresStopOnlyWhatNeedsThem(t *testing.T) {
 		{
 			"a role that cannot be changed withholds deletions", []change{set("b", "c"), drop("a")}, "write b",
 			[]string{"write b"}, []string{"changing role b", "withholding the deletion of 1 role until"},
+		},
+		{
+			"a role that another ConfigMap asks for in vain withholds none", []change{tenant, drop("a")}, "write x",
+			[]string{"write x", "delete a", "save"}, []string{"creating role x (from team/roles): refused"},
 		},
 		{
 			"a role that cannot be deleted stops no other", []change{drop("a"), drop("b")}, "delete a",
