@@ -120,6 +120,8 @@ func TestProblemsOfConfiguration(t *testing.T) {
 		{"sources: [{namespace: a, name: b}, {namespace: a, name: b, allowedPolicies: [\"\"]}, {namespace: A, name: \"\"}]", nil,
 			[]string{"sources[1]: a/b stands more than once", "sources[1].allowedPolicies: has an empty pattern", `sources[2].namespace: "A" is no name`, `sources[2].name: "" is no name`}},
 		{"sources: [{namespace: a, name: b, allowedNamespaces: }]", nil, []string{"sources[0].allowedNamespaces: has no value"}},
+		{"sources: [{namespace: a, name: b, allowedNamespaces: [], allowedPolicies: []}]", nil,
+			[]string{"sources[0].allowedNamespaces: is empty (a list of patterns", "sources[0].allowedPolicies: is empty (a list of patterns"}},
 		{"sources: [{namespace: a, name: b}]", []string{"--source", "c/d"}, []string{"sources: stand in the file and in --source"}},
 		{"serviceAccounts: [{namespace: shop, name: \"*\"}, {namespace: shop, name: a, delegator: true}, {namespace: shop, name: a}]", nil,
 			[]string{`serviceAccounts[0].name: "*" is no name of a ServiceAccount`, "serviceAccounts[1].delegator: true has no use", "serviceAccounts[2]: shop/a stands more than once"}},

@@ -43,7 +43,11 @@ func (c *Config) validate() problems {
 		}
 		seen[s.String()] = true
 		for list, patterns := range map[string][]string{"allowedNamespaces": s.AllowedNamespaces, "allowedPolicies": s.AllowedPolicies} {
-			if slices.Contains(patterns, "") {
+			switch {
+			case patterns != nil && len(patterns) == 0:
+				// Nothing is what the list allows, and everything what it is read as.
+				p.add(at+"."+list, "is empty (%s)", restricting[list])
+			case slices.Contains(patterns, ""):
 				p.add(at+"."+list, "has an empty pattern (a name, or one with *)")
 			}
 		}
