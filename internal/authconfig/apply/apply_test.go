@@ -159,6 +159,26 @@ func TestNothingIsDoneThatIsNotNotedFirst(t *testing.T) {
 	}
 }
 
+// A Vault that once answers as if the mount were not there makes authconfig
+// forget nothing: not what is its own, and not what it is still to delete.
+func TestAMountThatOnlySeemedToBeGoneIsOurs(t *testing.T) {
+	m, target := kept(t)
+	delete(target.Roles.Roles, "b")
+	wrong := plan.Compute(target, plan.Observed{Cluster: m.cluster}, m.stored(t))
+	if _, _, err := apply.Run(t.Context(), wrong, m.deps(t)); err == nil || !strings.Contains(err.Error(), "path is already in use") {
+		t.Fatalf("the error is %v", err)
+	}
+	if p := m.plan(t, target); len(p.Refused) > 0 || len(p.Steps) != 1 || p.Steps[0].String() != "delete role b (from "+source+")" {
+		t.Fatalf("afterwards there is to do %v, and refused is %v", p.Steps, p.Refused)
+	}
+	if _, err, _ := m.run(t, target); err != nil {
+		t.Error(err)
+	}
+	if r := m.stored(t); r.Creating || len(r.Roles) != 2 || r.Roles["a"].Creating || len(m.roles) != 2 {
+		t.Errorf("the record is %+v, and the roles %v", r, m.roles)
+	}
+}
+
 func TestTheCredentialIsNotedAtOnce(t *testing.T) {
 	m, target := kept(t)
 	target.NewCredential, m.secret = "it is due", "two"

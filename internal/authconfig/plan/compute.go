@@ -61,15 +61,20 @@ func (c *computation) mount() bool {
 		s.After["type"] = t.Type
 		if here && record.Accessor != "" {
 			s.Drift, s.Why = true, "it was ours and is gone"
+			// All else is kept until there is another: this answer may be one of
+			// before, or of something between here and Vault.
+			record.Creating = true
+		} else {
+			begin(Record{Creating: true})
 		}
-		begin(Record{Creating: true})
 		c.step(s)
 	case o.Mount.Type != t.Type:
 		c.refuse(Refusal{Kind: KindMount, Name: t.Mount, Text: fmt.Sprintf(
 			"%s is a mount of type %s, and %s is wanted; it is left alone: choose another mount.path, or move it away with vault auth move", path, o.Mount.Type, t.Type)})
 		return false
 	case here && record.Accessor == o.Mount.Accessor && record.Version == RecordVersion:
-	case here && record.Creating && record.Accessor == "" && o.Config == nil:
+		record.Creating = false
+	case here && record.Creating && o.Config == nil:
 		// A run ended between making it and noting its accessor.
 		record.Accessor, record.Creating = o.Mount.Accessor, false
 	case t.Adopt:
@@ -214,6 +219,9 @@ func (c *computation) keep(name string, role desired.Role) {
 
 // remove deletes a role that is noted as ours and not wanted any more.
 func (c *computation) remove(name string) {
+	if c.observed.Mount == nil {
+		return // it is looked for when there is one again
+	}
 	noted, ours := c.noted(name)
 	have := c.observed.Roles[name]
 	if have == nil || !ours {
