@@ -109,7 +109,7 @@ func TestFailureIsTriedAgain(t *testing.T) {
 			t.Errorf("the end of the outage was told as %q", told)
 		}
 		// The next outage begins with soon.
-		r.count("Observe")
+		r.count("Record")
 		w.mu.Lock()
 		w.fail = func(string) error { return errors.New("down again") }
 		w.mu.Unlock()

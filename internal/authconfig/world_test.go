@@ -205,9 +205,12 @@ func (w *world) WriteConfig(_ context.Context, config desired.Fields, token seal
 	return nil
 }
 
-func (w *world) WriteRole(_ context.Context, name string, _, after desired.Fields) error {
+func (w *world) WriteRole(ctx context.Context, name string, _, after desired.Fields) error {
 	if err := w.do("WriteRole"); err != nil {
 		return err
+	}
+	if err := ctx.Err(); err != nil {
+		return err // as a request that is cut off
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
