@@ -26,7 +26,7 @@ import (
 const (
 	// firstRetry and longestRetry bound the wait after a round that failed.
 	firstRetry, longestRetry = time.Second, time.Minute
-	// rest is between two rounds, whatever happens.
+	// breath is between two rounds, whatever happens.
 	breath = time.Second
 	// tick is how often the clock is looked at: a timer stands still while a
 	// machine sleeps. So often the cluster's keys are asked for, too.

@@ -143,7 +143,7 @@ func (c *computation) tokenAsWanted() bool {
 }
 
 func (c *computation) roles() {
-	if c.fresh || c.plan.Record.Roles == nil {
+	if c.plan.Record.Roles == nil {
 		c.plan.Record.Roles = make(map[string]RecordedRole)
 	}
 	wanted := maps.Clone(c.target.Roles.Roles)
