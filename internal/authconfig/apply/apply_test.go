@@ -225,5 +225,8 @@ type cancelling struct {
 
 func (c cancelling) WriteRole(ctx context.Context, name string, before, after desired.Fields) error {
 	c.cancel()
+	if err := ctx.Err(); err != nil {
+		return err // in the middle of the call
+	}
 	return c.memory.WriteRole(ctx, name, before, after)
 }
