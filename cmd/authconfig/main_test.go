@@ -114,7 +114,7 @@ func TestPolicy(t *testing.T) {
 }
 
 // What a token says is told without what makes it good for a login.
-func TestClaims(t *testing.T) {
+func TestClaimsArePrinted(t *testing.T) {
 	part := func(s string) string { return base64.RawURLEncoding.EncodeToString([]byte(s)) }
 	const signature = "c2lnbmF0dXJl"
 	jwt := part(`{"alg":"RS256"}`) + "." + part(`{"aud":["vault"],"iss":"https://issuer.test","sub":"system:serviceaccount:shop:web","exp":1800000000,

@@ -76,6 +76,10 @@ latchkey.dev/files: "[{path: app.env, secret: kv/app, format: env}]"
 	done := time.Now()
 	t.Logf("Vault's set-up took %.1f s, helm install --wait %.1f s, the pod with its file %.1f s: %.1f s from the start of the installation",
 		ready.Sub(began).Seconds(), installed.Sub(ready).Seconds(), done.Sub(installed).Seconds(), done.Sub(ready).Seconds())
+	// It takes one or two seconds, and nothing else runs meanwhile.
+	if took := done.Sub(installed); took > 30*time.Second {
+		t.Errorf("the file was there after %s, want 30s", took)
+	}
 
 	if role := v.Read("auth/kubernetes/role/defaultpolicyforpod"); fmt.Sprint(role["token_ttl"]) != "3600" {
 		t.Errorf("the role is %v", role)

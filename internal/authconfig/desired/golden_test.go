@@ -132,7 +132,7 @@ func configMaps(t testing.TB, data []byte) []ConfigMap {
 	}
 }
 
-func TestGolden(t *testing.T) {
+func TestRolesAreUnderstood(t *testing.T) {
 	for _, c := range goldens(t) {
 		t.Run(filepath.Base(c.dir), func(t *testing.T) {
 			file := filepath.Join(c.dir, "want.yaml")
