@@ -102,10 +102,15 @@ caConfigMap, caSecret and clusterTrustBundle are for a volume, the others for th
 {{- else if not (or (include "latchkey.authconfig.showsIdentity" .) $secret.name) -}}
   {{- fail (printf "authconfig.auth.secret.name is empty: method %s reads a Secret in the release's namespace with the key %s" $auth.method (ternary (printf "%s (the Vault token)" $secret.tokenKey) (printf "%s, and %s unless that is empty" $secret.roleIDKey $secret.secretIDKey) (eq $auth.method "token"))) -}}
 {{- end -}}
-method: {{ $auth.method }}
 {{- if and (eq $auth.method "kubernetes") (not $auth.mount) -}}
   {{- fail "authconfig.auth.mount is empty: method kubernetes names a mount other than the one that authconfig keeps, whose reviewer somebody else keeps (or choose method jwt, approle or token)" -}}
 {{- end -}}
+{{- $login := $auth.mount | default $auth.method | trimAll "/" | trimPrefix "auth/" -}}
+{{- $namespace := (include "latchkey.authconfig.vault" . | fromYaml).namespace | default "" -}}
+{{- if and (ne $auth.method "token") (eq $login (include "latchkey.authconfig.mount" .)) (eq ($auth.namespace | default $namespace) $namespace) -}}
+  {{- fail (printf "authconfig.auth.mount is %s, the mount that authconfig keeps: after a long outage it could not log in there (another mount, or method approle or token)" $login) -}}
+{{- end -}}
+method: {{ $auth.method }}
 {{- if ne $auth.method "token" }}
 mount: {{ $auth.mount | default $auth.method }}
 {{- end }}
