@@ -69,7 +69,11 @@ func (c commands) options(name, what string, args []string, std cli.Streams) (au
 	if o.Namespace == "" {
 		return o, errors.New("authconfig's own namespace is unknown: say it with --namespace or $" + authconfig.EnvName("namespace"))
 	}
-	o.Log.Info("configuration", slog.GroupAttrs("settings", said(fs)...))
+	var sources []string
+	for _, s := range config.Sources {
+		sources = append(sources, s.String())
+	}
+	o.Log.Info("configuration", slog.GroupAttrs("settings", said(fs)...), "sources", sources)
 	return o, nil
 }
 

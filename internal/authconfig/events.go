@@ -104,6 +104,15 @@ func (t *teller) tell(r *Round) {
 	}
 }
 
+// ended tells of a round that the end of the process cut short.
+func (t *teller) ended(r *Round) {
+	if r.Look == nil {
+		return
+	}
+	t.done(r)
+	t.log.Info("ending before all is done", "reason", r.Err)
+}
+
 // done tells of the steps of a round.
 func (t *teller) done(r *Round) {
 	for _, done := range r.Results {

@@ -183,8 +183,17 @@ func TestReviewerMadeAgain(t *testing.T) {
 func TestKeysAreFollowed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := run(t, newWorld(), func(c *Config) { c.Reviewer.Mode = reviewer.JWT; c.Resync *= 6 })
+		time.Sleep(5 * time.Second)
+		r.mu.Lock()
+		r.world.keys["early"] = "-----BEGIN PUBLIC KEY-----\nMw==\n-----END PUBLIC KEY-----\n"
+		r.mu.Unlock()
+		time.Sleep(2 * time.Minute)
+		if n := len(r.config["jwt_validation_pubkeys"].([]string)); n != 2 {
+			t.Errorf("a key that came right after the start is not among %d", n)
+		}
+		r.count("Observe")
 		time.Sleep(30 * time.Minute)
-		if n := r.count("Observe"); n != 1 {
+		if n := r.count("Observe"); n != 0 {
 			t.Errorf("%d looks at Vault while the keys stayed the same", n)
 		}
 		r.count("WriteConfig")
@@ -192,7 +201,7 @@ func TestKeysAreFollowed(t *testing.T) {
 		r.world.keys["two"] = "-----BEGIN PUBLIC KEY-----\nMg==\n-----END PUBLIC KEY-----\n"
 		r.mu.Unlock()
 		time.Sleep(2 * time.Minute)
-		if n := r.count("WriteConfig"); n != 1 || len(r.config["jwt_validation_pubkeys"].([]string)) != 2 {
+		if n := r.count("WriteConfig"); n != 1 || len(r.config["jwt_validation_pubkeys"].([]string)) != 3 {
 			t.Errorf("%d writes after the keys changed: %v", n, r.config)
 		}
 	})
@@ -231,6 +240,9 @@ func TestEndInTheMiddle(t *testing.T) {
 		<-over
 		if !w.has("second") || w.has("shop") || wrote != 2 {
 			t.Errorf("after the end Vault has %v", w.roles)
+		}
+		if told := r.events(); len(told) != 1 || !strings.Contains(told[0], "role/second") {
+			t.Errorf("an end without a failure is told as %q", told)
 		}
 		if noted := w.record.Roles["second"]; noted.Creating || noted.Hash == "" {
 			t.Errorf("what was done is noted as %+v", noted)

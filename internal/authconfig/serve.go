@@ -173,14 +173,17 @@ func (l *loop) run(ctx context.Context, start func(tell func(change))) {
 		l.log.Debug("looking at cluster and Vault", "reason", why)
 		began := time.Now()
 		r := l.keeper.Round(ctx)
-		if ctx.Err() != nil && errors.Is(r.Err, ctx.Err()) && len(r.Results) == 0 {
+		took := time.Since(began)
+		if ctx.Err() != nil && errors.Is(r.Err, ctx.Err()) {
+			// Whoever leads next goes on. That is no failure.
+			l.teller.ended(r)
 			return
 		}
-		took := time.Since(began)
 		l.metrics.observe(r, took)
 		l.teller.tell(r)
 		if r.Look != nil {
 			l.token.Store(&r.Record.Reviewer)
+			l.keys = served(r.Record.Reviewer.Keys)
 		}
 		l.log.Debug("looked at cluster and Vault", "steps", len(r.Results), "duration", took.String(), "next", r.Next)
 		due := time.Now().Add(time.Duration(l.keeper.config.Resync))
@@ -266,7 +269,18 @@ func (l *loop) newKeys(ctx context.Context) bool {
 		l.log.Debug("reading the cluster's keys", "error", err)
 		return false
 	}
-	changed := l.keys != nil && !maps.Equal(keys, l.keys)
+	changed := len(l.keys) > 0 && !maps.Equal(keys, l.keys)
 	l.keys = keys
 	return changed
+}
+
+// served are the keys that the cluster served when they were noted.
+func served(noted map[string]plan.Key) map[string]string {
+	keys := map[string]string{}
+	for id, k := range noted {
+		if k.Gone.IsZero() {
+			keys[id] = k.PEM
+		}
+	}
+	return keys
 }
