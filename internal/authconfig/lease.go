@@ -30,10 +30,12 @@ const (
 // errLost ends a process that may not go on: another leads by now.
 var errLost = errors.New("another replica leads now, since the Lease could not be renewed in time (was the API server out of reach?)")
 
-// lead runs work while this process holds the Lease, which it waits for. It
-// gives the Lease to others when work has ended. The context of work is over when
-// ctx is, or when the Lease is lost, which is an error.
-func lead(ctx context.Context, kube kubernetes.Interface, namespace string, log *slog.Logger, work func(context.Context)) error {
+// lead runs work while this process holds the Lease, which it waits for. The
+// context of work is over when ctx is; lead waits for work to end and gives the
+// Lease to others then. That the Lease is lost is an error which does not wait for
+// work: the process is to end with it. Another leads a few seconds later, and
+// does not know what this one still did in Vault.
+func lead(ctx context.Context, kube kubernetes.Interface, namespace string, log *slog.Logger, work func(context.Context)) (err error) {
 	host, err := os.Hostname()
 	if err != nil {
 		return fmt.Errorf("finding the host's name: %w", err)
@@ -44,10 +46,13 @@ func lead(ctx context.Context, kube kubernetes.Interface, namespace string, log 
 		LockConfig: resourcelock.ResourceLockConfig{Identity: host + "_" + string(uuid.NewUUID())},
 	}
 	// The election outlasts ctx while work is under way.
-	election, release := context.WithCancel(context.WithoutCancel(ctx))
+	election, end := context.WithCancel(context.WithoutCancel(ctx))
+	defer end()
 	leading := make(chan context.Context, 1)
 	elector, err := leaderelection.NewLeaderElector(leaderelection.LeaderElectionConfig{
-		Lock: lock, LeaseDuration: leaseDuration, RenewDeadline: renewDeadline, RetryPeriod: retryPeriod, ReleaseOnCancel: true, Name: LeaseName,
+		// ReleaseOnCancel would also give a lost Lease away, while work is under way,
+		// and hold up the news that it is lost.
+		Lock: lock, LeaseDuration: leaseDuration, RenewDeadline: renewDeadline, RetryPeriod: retryPeriod, Name: LeaseName,
 		Callbacks: leaderelection.LeaderCallbacks{
 			OnStartedLeading: func(ctx context.Context) { leading <- ctx },
 			OnStoppedLeading: func() {},
@@ -59,7 +64,6 @@ func lead(ctx context.Context, kube kubernetes.Interface, namespace string, log 
 		},
 	})
 	if err != nil {
-		release()
 		return fmt.Errorf("electing a leader: %w", err)
 	}
 	over := make(chan struct{})
@@ -68,8 +72,11 @@ func lead(ctx context.Context, kube kubernetes.Interface, namespace string, log 
 		elector.Run(election)
 	}()
 	defer func() {
-		release()
+		end()
 		<-over
+		if err == nil {
+			giveAway(context.WithoutCancel(ctx), lock, log)
+		}
 	}()
 	select {
 	case <-ctx.Done():
@@ -79,12 +86,35 @@ func lead(ctx context.Context, kube kubernetes.Interface, namespace string, log 
 		// Over when either is: the Lease is lost, or the process is to end.
 		both, cancel := context.WithCancel(ctx)
 		defer cancel()
-		defer context.AfterFunc(held, cancel)()
-		work(both)
-		if ctx.Err() == nil && held.Err() != nil {
+		ended := make(chan struct{})
+		go func() {
+			defer close(ended)
+			work(both)
+		}()
+		select {
+		case <-ended:
+			return nil
+		case <-held.Done():
 			return errLost
 		}
-		return nil
+	}
+}
+
+// giveAway gives the Lease to others at once. If that fails they wait until it
+// has run out.
+func giveAway(ctx context.Context, lock resourcelock.Interface, log *slog.Logger) {
+	ctx, cancel := context.WithTimeout(ctx, retryPeriod)
+	defer cancel()
+	now, _, err := lock.Get(ctx)
+	if err == nil && now.HolderIdentity != lock.Identity() {
+		return
+	}
+	if err == nil {
+		now.HolderIdentity, now.LeaseDurationSeconds = "", 1
+		err = lock.Update(ctx, *now)
+	}
+	if err != nil {
+		log.Debug("the Lease is not given away and runs out by itself", "reason", err)
 	}
 }
 
