@@ -31,6 +31,8 @@ type computation struct {
 	observed Observed
 	plan     Plan
 	fresh    bool // the mount is not there yet, or was adopted just now
+	room     *room
+	full     map[string]bool // sources for whose roles there is no room
 }
 
 func (c *computation) step(s Step) { c.plan.Steps = append(c.plan.Steps, s) }
@@ -154,6 +156,7 @@ func (c *computation) roles() {
 		role.Source, role.Key = "", ""
 		wanted[name] = role
 	}
+	c.room, c.full = newRoom(c.target.Sources, c.plan.Record.Roles), make(map[string]bool)
 	for _, name := range slices.Sorted(maps.Keys(wanted)) {
 		c.keep(name, wanted[name])
 	}
@@ -184,6 +187,11 @@ func (c *computation) keep(name string, role desired.Role) {
 	noted, ours := c.noted(name)
 	roles := &c.target.Roles
 	if role.Source != "" && (roles.Untouched(name, role.Source) || ours && noted.Source != "" && roles.Untouched(name, noted.Source)) {
+		return
+	}
+	if _, known := c.plan.Record.Roles[name]; !known && role.Source != "" && !c.room.take(name, role.Source) {
+		c.full[role.Source] = true
+		c.refuse(Refusal{Kind: KindRole, Name: name, Source: role.Source, Key: role.Key, Text: c.noRoom()})
 		return
 	}
 	have := c.observed.Roles[name]
@@ -252,6 +260,9 @@ func (c *computation) mayBeWanted(name, source string) string {
 	}
 	if !slices.Contains(c.target.Sources, source) && !roles.Complete {
 		return "its ConfigMap " + source + " is not listed any more, and one that is listed is missing"
+	}
+	if c.full[source] {
+		return "there is no room for all roles of ConfigMap " + source + ", and one of those may be its new name"
 	}
 	// A key that is not understood may be the new name of a role: with the old one
 	// deleted neither would be there.
