@@ -2,6 +2,7 @@ package authconfig
 
 import (
 	"cmp"
+	"fmt"
 	"log/slog"
 	"maps"
 	"slices"
@@ -15,6 +16,10 @@ import (
 	"github.com/latchkey-dev/latchkey/internal/authconfig/cluster"
 	"github.com/latchkey-dev/latchkey/internal/authconfig/plan"
 )
+
+// mostTold is how many complaints about one ConfigMap are told in one round:
+// whoever may edit it must not be able to drown those of others.
+const mostTold = 20
 
 // longestEvent is how long the text of an Event may be, in bytes (core/v1 says
 // none, events.k8s.io/v1 1024).
@@ -144,12 +149,15 @@ func (t *teller) done(r *Round) {
 
 // wrong tells what is wrong, once until it changes.
 func (t *teller) wrong(r *Round) {
-	now := r.complaints(t.own)
+	now, told := r.complaints(t.own), map[string]int{}
 	for _, c := range slices.SortedFunc(maps.Keys(now), func(a, b complaint) int {
 		return cmp.Or(cmp.Compare(a.object, b.object), cmp.Compare(a.about, b.about), cmp.Compare(a.reason, b.reason))
 	}) {
 		text := now[c]
 		if t.said[c] == text {
+			continue
+		}
+		if told[c.object]++; told[c.object] > mostTold {
 			continue
 		}
 		if c.about != "" {
@@ -158,8 +166,19 @@ func (t *teller) wrong(r *Round) {
 		t.log.Warn("leaving as it is: "+text, "configMap", c.object)
 		t.event(c.object, corev1.EventTypeWarning, c.reason, text)
 	}
+	for object, n := range told {
+		if n > mostTold {
+			text := fmt.Sprintf("and %d more things are left as they are (authconfig plan prints all)", n-mostTold)
+			t.log.Warn(text, "configMap", object)
+			t.event(object, corev1.EventTypeWarning, invalidRole, text)
+		}
+	}
+	mended := map[string]int{}
 	for c := range t.said {
-		if _, still := now[c]; !still {
+		if _, still := now[c]; still {
+			continue
+		}
+		if mended[c.object]++; mended[c.object] <= mostTold {
 			t.log.Info("no longer wrong: "+cmp.Or(c.about, "the ConfigMap"), "configMap", c.object)
 		}
 	}

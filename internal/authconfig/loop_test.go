@@ -2,6 +2,7 @@ package authconfig
 
 import (
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -275,6 +276,34 @@ func TestProblemsAreToldOnce(t *testing.T) {
 		time.Sleep(3 * time.Second)
 		if told := r.events(); len(told) != 1 || !strings.Contains(told[0], "role/broken") {
 			t.Errorf("the mended role was told as %q", told)
+		}
+	})
+}
+
+// Whoever fills a ConfigMap with mistakes drowns nothing that others are told.
+func TestManyProblemsOfOneConfigMap(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		for i := range 1000 {
+			w.sources[source][fmt.Sprintf("broken%d", i)] = "{"
+		}
+		r := run(t, w, nil)
+		time.Sleep(time.Hour)
+		if n := strings.Count(r.log.String(), "leaving as it is"); n != mostTold || !strings.Contains(r.log.String(), "and 980 more things are left as they are") {
+			t.Errorf("%d lines of log", n)
+		}
+		if told := r.events(); len(told) != mostTold+2 || !strings.Contains(told[len(told)-1], "and 980 more") {
+			t.Errorf("%d Events, the last: %s", len(told), told[len(told)-1])
+		}
+		metrics := r.scrape(t)
+		if n := strings.Count(metrics, "latchkey_authconfig_invalid_role{"); n != mostSeries || !strings.Contains(metrics, `latchkey_authconfig_roles{state="invalid"} 1000`) {
+			t.Errorf("%d series", n)
+		}
+		w.sources[source] = map[string]string{"shop": role}
+		r.tell(configMap("vault-auth-roles"))
+		time.Sleep(3 * time.Second)
+		if n := strings.Count(r.log.String(), "no longer wrong"); n != mostTold {
+			t.Errorf("%d lines of log when all is mended", n)
 		}
 	})
 }

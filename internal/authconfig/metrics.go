@@ -71,7 +71,7 @@ func newMetrics() *metrics {
 	m.duration = m.histogram("reconcile_duration_seconds", "Time of one.", .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60)
 	m.lastSuccess = m.gauge("last_success_timestamp_seconds", "When one last ended in which nothing failed, in seconds since 1970; absent before, and on a replica that waits.")
 	m.roles = m.gauge("roles", "Roles of the source ConfigMaps by state: kept, invalid (left as they were), refused (somebody else's).", "state")
-	m.invalid = m.gauge("invalid_role", "Always 1, for each role that cannot be understood or may not be granted; role is \"\" for a ConfigMap as a whole.", "source", "role")
+	m.invalid = m.gauge("invalid_role", "Always 1, for each role that cannot be understood or may not be granted; role is \"\" for a ConfigMap as a whole. At most 100 of a ConfigMap are there; the state invalid of roles counts all.", "source", "role")
 	m.refused = m.gauge("refused", "What is wanted and not done, since it is not authconfig's, by its kind.", "kind")
 	m.writes = m.counter("writes_total", "Changes in Vault and in the cluster by kind, verb and result.", "kind", "verb", "result")
 	m.drift = m.counter("drift_repaired_total", "Changes by others in Vault that were put back, by kind.", "kind")
@@ -160,14 +160,27 @@ func (m *metrics) observe(r *Round, took time.Duration) {
 	m.state(r)
 }
 
+// mostSeries is how many invalid roles of one ConfigMap have a series each.
+const mostSeries = 100
+
 // state sets what is wrong now.
 func (m *metrics) state(r *Round) {
-	invalid, refusedRoles := map[string]bool{}, 0
+	type key struct{ source, key string }
+	invalid, series, refusedRoles := map[key]bool{}, map[string]int{}, 0
 	m.invalid.Reset()
 	for _, p := range r.Plan.Problems {
-		m.invalid.WithLabelValues(p.Source, p.Key).Set(1)
-		if p.Key != "" {
-			invalid[p.Source+"/"+p.Key] = true
+		k := key{p.Source, p.Key}
+		if invalid[k] {
+			continue
+		}
+		invalid[k] = true
+		if series[p.Source]++; series[p.Source] <= mostSeries {
+			m.invalid.WithLabelValues(p.Source, p.Key).Set(1)
+		}
+	}
+	for k := range invalid {
+		if k.key == "" {
+			delete(invalid, k) // that is no role
 		}
 	}
 	m.refused.Reset()
