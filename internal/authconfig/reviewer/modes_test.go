@@ -242,6 +242,11 @@ func TestClientRolesThatCannotWork(t *testing.T) {
 	if !got.Untouched("narrow", "vault-auth/roles") {
 		t.Error("the role would be deleted")
 	}
+	// Nobody is asked where no role needs it.
+	w.fail = failing("Issuer")
+	if got, err := w.start(settings(Client), plan.Record{}).r.Screen(t.Context(), desired.Roles{Roles: map[string]desired.Role{"good": role("", "")}}); err != nil || len(got.Roles) != 1 {
+		t.Errorf("%v, %v", got.Roles, err)
+	}
 	for _, mode := range []string{Local, LongLived, ShortLived} {
 		if got, err := w.start(settings(mode), plan.Record{}).r.Screen(t.Context(), roles); err != nil || !reflect.DeepEqual(got, roles) {
 			t.Errorf("mode %s: %v, %v", mode, got, err)

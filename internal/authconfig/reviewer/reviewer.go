@@ -309,9 +309,14 @@ func (r *Reviewer) Screen(ctx context.Context, roles desired.Roles) (desired.Rol
 	if r.Mode != Client {
 		return roles, nil
 	}
-	issuer, err := r.cluster.Issuer(ctx)
-	if err != nil {
-		return roles, fmt.Errorf("reading the issuer of ServiceAccount tokens: %w", err)
+	issuer := "" // asked for where a role names an audience
+	for _, role := range roles.Roles {
+		if a, _ := role.Fields["audience"].(string); a != "" && issuer == "" {
+			var err error
+			if issuer, err = r.cluster.Issuer(ctx); err != nil {
+				return roles, fmt.Errorf("reading the issuer of ServiceAccount tokens: %w", err)
+			}
+		}
 	}
 	good := make(map[string]desired.Role, len(roles.Roles))
 	problems := slices.Clone(roles.Problems)
