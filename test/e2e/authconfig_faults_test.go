@@ -1,11 +1,8 @@
 package e2e
 
 import (
-	"crypto/tls"
-	"crypto/x509"
 	"fmt"
 	"net/http"
-	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
@@ -20,31 +17,6 @@ import (
 	"github.com/latchkey-dev/latchkey/test/harness"
 )
 
-// proxyTo starts a proxy before a Vault of the test's own.
-func proxyTo(t *testing.T, v *harness.Vault) *faultproxy.Proxy {
-	t.Helper()
-	certPEM, keyPEM, err := suite.IssueServing(cluster.NodeIP)
-	if err != nil {
-		t.Fatal(err)
-	}
-	cert, err := tls.X509KeyPair(certPEM, keyPEM)
-	if err != nil {
-		t.Fatal(err)
-	}
-	target, err := url.Parse(v.Root.Address())
-	if err != nil {
-		t.Fatal(err)
-	}
-	roots := x509.NewCertPool()
-	roots.AppendCertsFromPEM(suite.CA())
-	proxy := faultproxy.New(cluster.NodeIP+":0", &cert, target, &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots}})
-	if err := proxy.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { proxy.Close() })
-	return proxy
-}
-
 // Vault is away, answers that it is sealed, takes away authconfig's token, and
 // then a part of its policy: authconfig says what it is, stays alive, and goes on
 // by itself with what was asked for meanwhile.
@@ -55,7 +27,7 @@ func TestAuthconfigOutlivesFaultsOfVault(t *testing.T) {
 	s.ServiceAccount("app")
 	app := s.RoleFor("app", nil)
 	s.SetRoles(map[string]string{"app": app})
-	proxy := proxyTo(t, v)
+	proxy := proxyTo(t, cluster.NodeIP+":0", v.Root.Address(), suite.CA())
 	a := s.Authconfig(v, quick+"vault: {address: 'https://"+proxy.Address()+"'}")
 	a.WaitLogin("app", "app", harness.Audience)
 	pod := a.Leader()

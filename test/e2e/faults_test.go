@@ -80,8 +80,15 @@ func stays(s *harness.Space, while time.Duration, want string) {
 	}
 }
 
-// proxyToVault starts a proxy before the real Vault.
+// proxyToVault starts a proxy before the real Vault. The tests are outside the
+// cluster's DNS, but Vault's certificate has its address too.
 func proxyToVault(t *testing.T, address string) *faultproxy.Proxy {
+	t.Helper()
+	return proxyTo(t, address, "https://"+cluster.VaultIP+":8200", suite.VaultCA)
+}
+
+// proxyTo starts a proxy before a Vault with a certificate of an authority.
+func proxyTo(t *testing.T, address, vault string, authority []byte) *faultproxy.Proxy {
 	t.Helper()
 	certPEM, keyPEM, err := suite.IssueServing(cluster.NodeIP)
 	if err != nil {
@@ -91,11 +98,13 @@ func proxyToVault(t *testing.T, address string) *faultproxy.Proxy {
 	if err != nil {
 		t.Fatal(err)
 	}
+	target, err := url.Parse(vault)
+	if err != nil {
+		t.Fatal(err)
+	}
 	roots := x509.NewCertPool()
-	roots.AppendCertsFromPEM(suite.VaultCA)
-	// The test is outside the cluster's DNS, but Vault's certificate has its address too.
-	proxy := faultproxy.New(address, &cert, &url.URL{Scheme: "https", Host: cluster.VaultIP + ":8200"},
-		&http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots}})
+	roots.AppendCertsFromPEM(authority)
+	proxy := faultproxy.New(address, &cert, target, &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots}})
 	if err := proxy.Start(); err != nil {
 		t.Fatal(err)
 	}
