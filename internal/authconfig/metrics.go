@@ -2,42 +2,22 @@ package authconfig
 
 import (
 	"context"
-	"net/http"
-	"slices"
-	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/collectors"
-	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/latchkey-dev/latchkey/internal/authconfig/plan"
 	"github.com/latchkey-dev/latchkey/internal/authconfig/vault"
+	"github.com/latchkey-dev/latchkey/internal/prom"
 	"github.com/latchkey-dev/latchkey/internal/render/sealed"
-	"github.com/latchkey-dev/latchkey/internal/version"
 )
 
-// MetricDoc describes a metric of authconfig's own.
-type MetricDoc struct {
-	Name string
-	// Type is as in Prometheus' text format: counter, gauge or histogram.
-	Type   string
-	Labels []string
-	Help   string
-}
-
 // MetricDocs lists authconfig's own metrics, sorted by name.
-func MetricDocs() []MetricDoc {
-	docs := newMetrics().docs
-	slices.SortFunc(docs, func(a, b MetricDoc) int { return strings.Compare(a.Name, b.Name) })
-	return docs
-}
+func MetricDocs() []prom.Doc { return newMetrics().Docs() }
 
 // metrics are authconfig's own, and the process's.
 type metrics struct {
-	registry *prometheus.Registry // described by docs
-	process  *prometheus.Registry
-	docs     []MetricDoc
+	*prom.Set
 
 	leader      *prometheus.GaugeVec
 	reconciles  *prometheus.CounterVec
@@ -62,23 +42,21 @@ const (
 )
 
 func newMetrics() *metrics {
-	m := &metrics{registry: prometheus.NewRegistry(), process: prometheus.NewRegistry()}
-	m.process.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	m.gauge("build_info", "Always 1; the label is the release.", "version").WithLabelValues(version.Version).Set(1)
-	m.leader = m.gauge("leader", "1 if this replica keeps the mount, 0 if it waits to take over.")
+	m := &metrics{Set: prom.New("latchkey_authconfig_")}
+	m.leader = m.Gauge("leader", "1 if this replica keeps the mount, 0 if it waits to take over.")
 	m.leader.WithLabelValues().Set(0)
-	m.reconciles = m.counter("reconciles_total", "Looks at cluster and Vault with what they led to, by result: success, incomplete (a role is invalid, or something is refused), failure.", "result")
-	m.duration = m.histogram("reconcile_duration_seconds", "Time of one.", .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60)
-	m.lastSuccess = m.gauge("last_success_timestamp_seconds", "When one last ended in which nothing failed, in seconds since 1970; absent before, and on a replica that waits.")
-	m.roles = m.gauge("roles", "Roles of the source ConfigMaps by state: kept, invalid (left as they were), refused (somebody else's).", "state")
-	m.invalid = m.gauge("invalid_role", "Always 1, for each role that cannot be understood or may not be granted; role is \"\" for a ConfigMap as a whole. At most 100 of a ConfigMap are there; the state invalid of roles counts all.", "source", "role")
-	m.refused = m.gauge("refused", "What is wanted and not done, since it is not authconfig's, by its kind.", "kind")
-	m.writes = m.counter("writes_total", "Changes in Vault and in the cluster by kind, verb and result.", "kind", "verb", "result")
-	m.drift = m.counter("drift_repaired_total", "Changes by others in Vault that were put back, by kind.", "kind")
-	m.expires = m.gauge("reviewer_token_expires_timestamp_seconds", "End of the reviewer token in Vault, in seconds since 1970; absent where it has none.")
-	m.rotations = m.counter("reviewer_rotations_total", "Replacements of the reviewer token, by result.", "result")
-	m.probes = m.counter("reviewer_probes_total", "Logins that were tried to prove the mount, by result; a replacement may take several.", "result")
-	m.logins = m.counter("vault_logins_total", "Logins of authconfig itself, by result.", "result")
+	m.reconciles = m.Counter("reconciles_total", "Looks at cluster and Vault with what they led to, by result: success, incomplete (a role is invalid, or something is refused), failure.", "result")
+	m.duration = m.Histogram("reconcile_duration_seconds", "Time of one.", .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60)
+	m.lastSuccess = m.Gauge("last_success_timestamp_seconds", "When one last ended in which nothing failed, in seconds since 1970; absent before, and on a replica that waits.")
+	m.roles = m.Gauge("roles", "Roles of the source ConfigMaps by state: kept, invalid (left as they were), refused (somebody else's).", "state")
+	m.invalid = m.Gauge("invalid_role", "Always 1, for each role that cannot be understood or may not be granted; role is \"\" for a ConfigMap as a whole. At most 100 of a ConfigMap are there; the state invalid of roles counts all.", "source", "role")
+	m.refused = m.Gauge("refused", "What is wanted and not done, since it is not authconfig's, by its kind.", "kind")
+	m.writes = m.Counter("writes_total", "Changes in Vault and in the cluster by kind, verb and result.", "kind", "verb", "result")
+	m.drift = m.Counter("drift_repaired_total", "Changes by others in Vault that were put back, by kind.", "kind")
+	m.expires = m.Gauge("reviewer_token_expires_timestamp_seconds", "End of the reviewer token in Vault, in seconds since 1970; absent where it has none.")
+	m.rotations = m.Counter("reviewer_rotations_total", "Replacements of the reviewer token, by result.", "result")
+	m.probes = m.Counter("reviewer_probes_total", "Logins that were tried to prove the mount, by result; a replacement may take several.", "result")
+	m.logins = m.Counter("vault_logins_total", "Logins of authconfig itself, by result.", "result")
 	for _, of := range []*prometheus.CounterVec{m.rotations, m.probes, m.logins} {
 		of.WithLabelValues(success)
 		of.WithLabelValues(failure)
@@ -87,36 +65,6 @@ func newMetrics() *metrics {
 		m.reconciles.WithLabelValues(result)
 	}
 	return m
-}
-
-// describe notes a metric and returns its full name.
-func (m *metrics) describe(name, kind, help string, labels []string) string {
-	name = "latchkey_authconfig_" + name
-	m.docs = append(m.docs, MetricDoc{Name: name, Type: kind, Labels: labels, Help: help})
-	return name
-}
-
-func (m *metrics) counter(name, help string, labels ...string) *prometheus.CounterVec {
-	c := prometheus.NewCounterVec(prometheus.CounterOpts{Name: m.describe(name, "counter", help, labels), Help: help}, labels)
-	m.registry.MustRegister(c)
-	return c
-}
-
-// gauge is absent until it is set.
-func (m *metrics) gauge(name, help string, labels ...string) *prometheus.GaugeVec {
-	g := prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: m.describe(name, "gauge", help, labels), Help: help}, labels)
-	m.registry.MustRegister(g)
-	return g
-}
-
-func (m *metrics) histogram(name, help string, buckets ...float64) prometheus.Histogram {
-	h := prometheus.NewHistogram(prometheus.HistogramOpts{Name: m.describe(name, "histogram", help, nil), Help: help, Buckets: buckets})
-	m.registry.MustRegister(h)
-	return h
-}
-
-func (m *metrics) handler() http.Handler {
-	return promhttp.HandlerFor(prometheus.Gatherers{m.registry, m.process}, promhttp.HandlerOpts{})
 }
 
 func resultOf(err error) string {

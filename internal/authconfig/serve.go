@@ -148,7 +148,7 @@ func opsHandler(m *metrics, state *atomic.Pointer[string]) http.Handler {
 	get := r.Methods(http.MethodGet, http.MethodHead).Subrouter()
 	get.HandleFunc("/livez", func(w http.ResponseWriter, _ *http.Request) { _, _ = fmt.Fprintln(w, "ok") })
 	get.HandleFunc("/readyz", func(w http.ResponseWriter, _ *http.Request) { _, _ = fmt.Fprintln(w, "ready:", *state.Load()) })
-	get.Handle("/metrics", m.handler())
+	get.Handle("/metrics", m.Handler())
 	return r
 }
 

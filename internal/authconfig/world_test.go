@@ -295,6 +295,6 @@ func (r *running) events() (all []string) {
 func (r *running) scrape(t *testing.T) string {
 	t.Helper()
 	w := httptest.NewRecorder()
-	r.metrics.handler().ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/metrics", nil))
+	r.metrics.Handler().ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/metrics", nil))
 	return w.Body.String()
 }

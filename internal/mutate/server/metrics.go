@@ -2,41 +2,20 @@ package server
 
 import (
 	"net/http"
-	"slices"
 	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/collectors"
-	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"k8s.io/apimachinery/pkg/util/validation"
 	ctrlmetrics "sigs.k8s.io/controller-runtime/pkg/metrics"
 
 	"github.com/latchkey-dev/latchkey/internal/certs"
 	"github.com/latchkey-dev/latchkey/internal/mutate"
-	"github.com/latchkey-dev/latchkey/internal/version"
+	"github.com/latchkey-dev/latchkey/internal/prom"
 )
 
-// MetricDoc describes a metric of the injector's own.
-type MetricDoc struct {
-	Name string
-	// Type is as in Prometheus' text format: counter, gauge or histogram.
-	Type   string
-	Labels []string
-	Help   string
-}
-
 // MetricDocs lists the injector's own metrics, sorted by name.
-func MetricDocs() []MetricDoc {
-	docs := newMetrics().docs
-	slices.SortFunc(docs, func(a, b MetricDoc) int {
-		if a.Name < b.Name {
-			return -1
-		}
-		return 1
-	})
-	return docs
-}
+func MetricDocs() []prom.Doc { return newMetrics().Docs() }
 
 // maxNamespaces bounds the values of the label namespace; what comes after is
 // "other". Whoever reaches the port can send reviews of any namespace, so that a
@@ -52,9 +31,7 @@ const otherNamespace = "other"
 // metrics are the injector's own, and the process's; those of the webhook server
 // come from controller-runtime's registry.
 type metrics struct {
-	registry *prometheus.Registry // described by docs
-	process  *prometheus.Registry
-	docs     []MetricDoc
+	*prom.Set
 
 	admissions       *prometheus.CounterVec
 	duration         prometheus.Histogram
@@ -73,55 +50,27 @@ type metrics struct {
 }
 
 func newMetrics() *metrics {
-	m := &metrics{registry: prometheus.NewRegistry(), process: prometheus.NewRegistry(), namespaces: map[string]time.Time{}}
-	m.process.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	m.admissions = m.counter("admissions_total", "Admission requests by what became of them, why, and the pod's namespace (\"other\" beyond 1,000 in an hour, and for what is no namespace's name).",
+	m := &metrics{Set: prom.New("latchkey_injector_"), namespaces: map[string]time.Time{}}
+	m.admissions = m.Counter("admissions_total", "Admission requests by what became of them, why, and the pod's namespace (\"other\" beyond 1,000 in an hour, and for what is no namespace's name).",
 		"decision", "reason", "namespace")
-	m.duration = m.histogram("admission_duration_seconds", "Time from reading an admission request to having its answer.",
+	m.duration = m.Histogram("admission_duration_seconds", "Time from reading an admission request to having its answer.",
 		.0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, 1)
-	m.handshakeErrors = m.counter("tls_handshake_errors_total", "TLS handshakes with the webhook that the client ended with an alert, as an API server does that does not trust the certificate.")
+	m.handshakeErrors = m.Counter("tls_handshake_errors_total", "TLS handshakes with the webhook that the client ended with an alert, as an API server does that does not trust the certificate.")
 	m.handshakeErrors.WithLabelValues()
-	m.notBefore = m.gauge("certificate_not_before_timestamp_seconds", "Begin of the serving certificate, in seconds since 1970; absent before there is one.")
-	m.notAfter = m.gauge("certificate_not_after_timestamp_seconds", "End of the serving certificate, in seconds since 1970; absent before there is one.")
-	m.ca = m.gauge("ca_certificate_not_after_timestamp_seconds", "End of the self-managed CA that signs now, in seconds since 1970; absent in the other certificate modes.")
-	m.bundle = m.gauge("ca_bundle_matches", "1 if the webhook configuration trusts the self-managed CA that signs now, 0 if not; absent in the other certificate modes.")
-	m.bundleKept = m.gauge("ca_bundle_kept_timestamp_seconds", "When this replica last saw the webhook configuration as it has to be, with the right to keep it so, in seconds since 1970; the start before that; absent in the other certificate modes.")
-	m.configGeneration = m.gauge("config_generation", "How many configurations have been used since the start.")
-	m.configGood = m.gauge("config_last_reload_successful", "1 if the operator's file is in use as it is, 0 if an older one is.")
-	m.configTime = m.gauge("config_last_reload_timestamp_seconds", "When the operator's file was last taken over, in seconds since 1970.")
-	m.gauge("build_info", "Always 1; the label is the release.", "version").WithLabelValues(version.Version).Set(1)
+	m.notBefore = m.Gauge("certificate_not_before_timestamp_seconds", "Begin of the serving certificate, in seconds since 1970; absent before there is one.")
+	m.notAfter = m.Gauge("certificate_not_after_timestamp_seconds", "End of the serving certificate, in seconds since 1970; absent before there is one.")
+	m.ca = m.Gauge("ca_certificate_not_after_timestamp_seconds", "End of the self-managed CA that signs now, in seconds since 1970; absent in the other certificate modes.")
+	m.bundle = m.Gauge("ca_bundle_matches", "1 if the webhook configuration trusts the self-managed CA that signs now, 0 if not; absent in the other certificate modes.")
+	m.bundleKept = m.Gauge("ca_bundle_kept_timestamp_seconds", "When this replica last saw the webhook configuration as it has to be, with the right to keep it so, in seconds since 1970; the start before that; absent in the other certificate modes.")
+	m.configGeneration = m.Gauge("config_generation", "How many configurations have been used since the start.")
+	m.configGood = m.Gauge("config_last_reload_successful", "1 if the operator's file is in use as it is, 0 if an older one is.")
+	m.configTime = m.Gauge("config_last_reload_timestamp_seconds", "When the operator's file was last taken over, in seconds since 1970.")
 	return m
-}
-
-// describe notes a metric and returns its full name.
-func (m *metrics) describe(name, kind, help string, labels []string) string {
-	name = "latchkey_injector_" + name
-	m.docs = append(m.docs, MetricDoc{Name: name, Type: kind, Labels: labels, Help: help})
-	return name
-}
-
-func (m *metrics) counter(name, help string, labels ...string) *prometheus.CounterVec {
-	c := prometheus.NewCounterVec(prometheus.CounterOpts{Name: m.describe(name, "counter", help, labels), Help: help}, labels)
-	m.registry.MustRegister(c)
-	return c
-}
-
-// gauge is absent until it is set.
-func (m *metrics) gauge(name, help string, labels ...string) *prometheus.GaugeVec {
-	g := prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: m.describe(name, "gauge", help, labels), Help: help}, labels)
-	m.registry.MustRegister(g)
-	return g
-}
-
-func (m *metrics) histogram(name, help string, buckets ...float64) prometheus.Histogram {
-	h := prometheus.NewHistogram(prometheus.HistogramOpts{Name: m.describe(name, "histogram", help, nil), Help: help, Buckets: buckets})
-	m.registry.MustRegister(h)
-	return h
 }
 
 // handler serves the metrics, with what status says at that moment.
 func (m *metrics) handler(status func() certs.Status) http.Handler {
-	all := promhttp.HandlerFor(prometheus.Gatherers{m.registry, m.process, ctrlmetrics.Registry}, promhttp.HandlerOpts{})
+	all := m.Handler(ctrlmetrics.Registry)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		m.certificates(status())
 		all.ServeHTTP(w, r)

@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/latchkey-dev/latchkey/internal/certs"
+	"github.com/latchkey-dev/latchkey/internal/prom"
 )
 
 // ask asks the ops address over TLS, with a client certificate or none.
@@ -243,7 +244,7 @@ func TestMetricsBoundNamespaces(t *testing.T) {
 // admissions are the counts of each series of admissions_total.
 func admissions(t *testing.T, m *metrics) map[string]float64 {
 	t.Helper()
-	families, err := m.registry.Gather()
+	families, err := m.Own.Gather()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -299,7 +300,7 @@ func TestRefusedHandshakesAreCounted(t *testing.T) {
 
 // What is exposed is described, and of certificates only what is known.
 func TestMetricDocs(t *testing.T) {
-	docs := map[string]MetricDoc{}
+	docs := map[string]prom.Doc{}
 	for _, d := range MetricDocs() {
 		if d.Help == "" || d.Type == "" || docs[d.Name].Name != "" {
 			t.Errorf("described as %+v", d)
@@ -312,7 +313,7 @@ func TestMetricDocs(t *testing.T) {
 	m := newMetrics()
 	exposed := func() map[string]string {
 		all := map[string]string{}
-		families, err := m.registry.Gather()
+		families, err := m.Own.Gather()
 		if err != nil {
 			t.Fatal(err)
 		}
