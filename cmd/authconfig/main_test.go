@@ -137,3 +137,28 @@ func TestClaimsArePrinted(t *testing.T) {
 		}
 	}
 }
+
+// The log says what authconfig runs with, and nothing that is secret.
+func TestStartIsTold(t *testing.T) {
+	dir := folder(t, map[string]string{
+		"role-id": "fixture-role-id", "secret-id": "fixture-secret-id",
+		"kubeconfig": `{"apiVersion": "v1", "kind": "Config", "current-context": "x", "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u", "namespace": "ns"}}],
+			"clusters": [{"name": "c", "cluster": {"server": "https://127.0.0.1:1"}}], "users": [{"name": "u", "user": {"token": "fixture-token"}}]}`,
+	})
+	for _, level := range []string{"debug", "info"} {
+		code, _, stderr := call(t, map[string]string{"VAULT_ADDR": "https://127.0.0.1:1", "VAULT_TOKEN": "fixture-vault-token"}, "", "plan", "--log-level", level,
+			"--kubeconfig", filepath.Join(dir, "kubeconfig"), "--auth-method", "approle",
+			"--auth-role-id-path", filepath.Join(dir, "role-id"), "--auth-secret-id-path", filepath.Join(dir, "secret-id"), "--source", "shop/roles")
+		if code != 1 {
+			t.Errorf("exit code %d", code)
+		}
+		for _, want := range []string{"settings.vault-addr=https://127.0.0.1:1", "settings.auth-method=approle", "settings.auth-secret-id-path=", "sources=[shop/roles]"} {
+			if !strings.Contains(stderr, want) {
+				t.Errorf("no %s in\n%s", want, stderr)
+			}
+		}
+		if strings.Contains(stderr, "fixture-") {
+			t.Errorf("a secret is told:\n%s", stderr)
+		}
+	}
+}

@@ -55,7 +55,7 @@ func Apply(ctx context.Context, o Options, out io.Writer) error {
 	if round.Look == nil {
 		return round.Err
 	}
-	if err := print(round, out); err != nil {
+	if err := round.print(out); err != nil {
 		return err
 	}
 	switch n := len(round.Plan.Refused) + len(round.Plan.Problems); {
@@ -67,7 +67,8 @@ func Apply(ctx context.Context, o Options, out io.Writer) error {
 	return nil
 }
 
-func print(r *Round, out io.Writer) (err error) {
+// print says what became of a round, for a person.
+func (r *Round) print(out io.Writer) (err error) {
 	say := func(format string, args ...any) {
 		if _, failed := fmt.Fprintf(out, format+"\n", args...); failed != nil && err == nil {
 			err = fmt.Errorf("writing what was done: %w", failed)
