@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -149,8 +150,11 @@ func TestDeletedReviewerSecretIsReplaced(t *testing.T) {
 	if err := s.Kube.CoreV1().Secrets(s.Name).Delete(t.Context(), name, metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)
 	}
+	deleted := time.Now()
 	poll(t, "the token to die", func() bool { return twins.alive() == 0 })
+	t.Logf("the token was dead after %s", time.Since(deleted).Round(100*time.Millisecond))
 	a.WaitLogin("app", "app", harness.Audience)
+	t.Logf("logins went on after %s", time.Since(deleted).Round(100*time.Millisecond))
 	if now := twins.look(); twins.seen() != 2 {
 		t.Errorf("the token is bound to %s, which is the Secret that was deleted", now)
 	}

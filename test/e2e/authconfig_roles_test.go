@@ -73,8 +73,10 @@ func TestRolesFollowTheirConfigMap(t *testing.T) {
 
 	t.Log("a role is renamed")
 	polls, gap := watchRoles(t, a, "app", "renamed", func() {
+		edited := time.Now()
 		s.SetRoles(map[string]string{"renamed": app})
 		a.WaitRoles("by-hand", "renamed")
+		t.Logf("Vault had it after %s", time.Since(edited).Round(100*time.Millisecond))
 	})
 	if gap != "" {
 		t.Errorf("of %d looks at Vault one saw %s", polls, gap)
