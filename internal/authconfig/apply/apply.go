@@ -208,7 +208,8 @@ func (r *run) mount(ctx context.Context, s plan.Step) error {
 	if err != nil {
 		return err
 	}
-	r.record.Accessor, r.record.Creating, r.record.Tune = accessor, false, plan.Hash(r.plan.Tune.Fields())
+	r.record.Made(accessor)
+	r.record.Tune = plan.Hash(r.plan.Tune.Fields())
 	// A mount that has a config is ours by its accessor alone.
 	return r.save(ctx)
 }

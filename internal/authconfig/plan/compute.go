@@ -78,7 +78,7 @@ func (c *computation) mount() bool {
 		record.Creating = false
 	case here && record.Creating && o.Config == nil:
 		// A run ended between making it and noting its accessor.
-		record.Accessor, record.Creating = o.Mount.Accessor, false
+		record.Made(o.Mount.Accessor)
 	case t.Adopt:
 		c.step(Step{Verb: Adopt, Kind: KindMount, Name: t.Mount, Why: "somebody else made it"})
 		begin(Record{Accessor: o.Mount.Accessor})

@@ -104,6 +104,13 @@ func (r Record) Clone() Record {
 	return r
 }
 
+// Made notes that the mount was made. Of one before it nothing is left: roles that
+// are not about to be made are gone, and no login has proven a config.
+func (r *Record) Made(accessor string) {
+	r.Accessor, r.Creating, r.Config, r.Reviewer.Mode = accessor, false, "", ""
+	maps.DeleteFunc(r.Roles, func(_ string, role RecordedRole) bool { return !role.Creating })
+}
+
 // Equal reports whether both are stored as the same text.
 func (r *Record) Equal(other *Record) bool {
 	a, errA := json.Marshal(r)

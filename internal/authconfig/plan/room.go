@@ -25,7 +25,7 @@ func newRoom(sources []string, recorded map[string]RecordedRole) *room {
 }
 
 // cost is what a role takes at most, in bytes: with two hashes.
-func cost(name, source string) int { return len(name) + len(source) + 180 }
+func cost(name, source string) int { return len(name) + len(source) + 110 }
 
 // take takes room for a role, if there is any beside what others have and what is
 // kept for them.
