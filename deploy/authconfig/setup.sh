@@ -10,20 +10,24 @@ login=${LOGIN_MOUNT:-jwt}               # that authconfig logs in at: one for ea
 account=${SERVICE_ACCOUNT:-latchkey:latchkey-authconfig}   # namespace:name
 audience=${AUDIENCE:-vault}             # the chart's authconfig.auth.audience
 role=${ROLE:-latchkey-authconfig}       # the chart's authconfig.auth.role
-keys=${1:?the file with the keys is missing: setup.sh KEYS.pem}
+fail() { echo "setup.sh: $1" >&2; exit 1; }
 
-[ "$mount" != "$login" ] || { echo "setup.sh: auth/$mount is kept by authconfig, so it must not log in there (LOGIN_MOUNT)" >&2; exit 1; }
-grep -q 'BEGIN PUBLIC KEY' "$keys" || { echo "setup.sh: $keys holds no public key" >&2; exit 1; }
+[ $# = 1 ] || fail "the file with the keys is missing: setup.sh KEYS.pem"
+keys=$1
+mount=${mount#auth/} login=${login#auth/}
+[ "$mount" != "$login" ] || fail "auth/$mount is kept by authconfig, so it must not log in there (LOGIN_MOUNT)"
+grep -q 'BEGIN PUBLIC KEY' "$keys" || fail "$keys holds no public key: authconfig keys prints them"
 hcl=$(dirname "$0")/policy.hcl
 description="logins of the authconfig that keeps auth/$mount"
 policy=latchkey-authconfig-$(echo "$mount" | tr / -)
 
 # A mount that somebody else uses stays as it is.
-found=$(vault auth list | grep "^$login/ " || true)
+found=$(vault auth list -format=table) || fail "Vault does not show its auth mounts: are VAULT_ADDR and VAULT_TOKEN right?"
+found=$(echo "$found" | grep "^$login/ " || true)
 case "$found " in
 ' ') vault auth enable -path="$login" -description="$description" jwt ;;
 *" $description "*) ;;
-*) echo "setup.sh: auth/$login is there and has another purpose: choose another path (LOGIN_MOUNT)" >&2; exit 1 ;;
+*) fail "auth/$login is there and has another purpose: choose another path (LOGIN_MOUNT)" ;;
 esac
 
 sed "s|auth/kubernetes|auth/$mount|" "$hcl" | vault policy write "$policy" -
