@@ -2,13 +2,17 @@ package authconfig
 
 import (
 	"cmp"
+	"context"
 	"fmt"
 	"log/slog"
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes/scheme"
 	typedv1 "k8s.io/client-go/kubernetes/typed/core/v1"
 	"k8s.io/client-go/tools/record"
@@ -76,21 +80,38 @@ func (r *Round) complaints(own string) map[complaint]string {
 type teller struct {
 	log      *slog.Logger
 	recorder record.EventRecorder
-	own      string               // the ConfigMap with the record, namespace/name
-	said     map[complaint]string // as of the last round
-	notes    []string
-	failed   string
+	// uid is that of a ConfigMap, or empty. Without it "kubectl describe" finds no
+	// Event of one.
+	uid    func(namespace, name string) types.UID
+	uids   map[string]types.UID // those that a round has asked for
+	own    string               // the ConfigMap with the record, namespace/name
+	said   map[complaint]string // as of the last round
+	notes  []string
+	failed string
 }
 
+// uidPatience is how long it may take to learn a ConfigMap's uid.
+const uidPatience = 5 * time.Second
+
 // newTeller writes Events through a client, until stop is called.
-func newTeller(client typedv1.EventsGetter, namespace string, log *slog.Logger) (t *teller, stop func()) {
+func newTeller(client typedv1.CoreV1Interface, namespace string, log *slog.Logger) (t *teller, stop func()) {
 	b := record.NewBroadcaster()
 	b.StartRecordingToSink(&typedv1.EventSinkImpl{Interface: client.Events("")})
 	recorder := b.NewRecorder(scheme.Scheme, corev1.EventSource{Component: "latchkey-authconfig"})
-	return &teller{log: log, recorder: recorder, own: namespace + "/" + cluster.RecordName}, b.Shutdown
+	uid := func(namespace, name string) types.UID {
+		ctx, cancel := context.WithTimeout(context.Background(), uidPatience)
+		defer cancel()
+		m, err := client.ConfigMaps(namespace).Get(ctx, name, metav1.GetOptions{})
+		if err != nil {
+			return "" // the Event is about the name, then
+		}
+		return m.UID
+	}
+	return &teller{log: log, recorder: recorder, uid: uid, own: namespace + "/" + cluster.RecordName}, b.Shutdown
 }
 
 func (t *teller) tell(r *Round) {
+	t.uids = map[string]types.UID{}
 	if r.Look != nil {
 		t.done(r)
 		t.wrong(r)
@@ -197,5 +218,10 @@ func (t *teller) event(object, kind, reason, text string) {
 	if len(text) > longestEvent {
 		text = strings.ToValidUTF8(text[:longestEvent-len("…")], "") + "…"
 	}
-	t.recorder.Event(&corev1.ObjectReference{APIVersion: "v1", Kind: "ConfigMap", Namespace: namespace, Name: name}, kind, reason, text)
+	uid, asked := t.uids[object]
+	if !asked {
+		uid = t.uid(namespace, name)
+		t.uids[object] = uid
+	}
+	t.recorder.Event(&corev1.ObjectReference{APIVersion: "v1", Kind: "ConfigMap", Namespace: namespace, Name: name, UID: uid}, kind, reason, text)
 }

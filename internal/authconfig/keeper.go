@@ -53,6 +53,16 @@ func NewKeeper(c *Config, namespace, host string, stays bool, k Cluster, v vault
 	}, k, v)}
 }
 
+// begin makes the ConfigMap with the record where there is none yet: what is wrong
+// is told in Events about it, which nobody finds while it is not there.
+func (k *Keeper) begin(ctx context.Context) {
+	stored, err := k.cluster.Record(ctx)
+	if err == nil {
+		err = k.cluster.SaveRecord(ctx, stored)
+	}
+	_ = err // the first round fails likewise, and says so
+}
+
 // MountType is the type of the mount that the configuration asks for.
 func (c *Config) MountType() string {
 	if c.Reviewer.Mode == reviewer.JWT {

@@ -167,6 +167,7 @@ type loop struct {
 // run does rounds until ctx ends. start starts what tells of changes.
 func (l *loop) run(ctx context.Context, start func(tell func(change))) {
 	l.token.Store(new(plan.Reviewer))
+	l.keeper.begin(ctx)
 	start(l.tell)
 	retry := workqueue.NewTypedItemExponentialFailureRateLimiter[string](firstRetry, longestRetry)
 	for why := "the start"; ctx.Err() == nil; {

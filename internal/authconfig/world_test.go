@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/record"
 
 	"github.com/latchkey-dev/latchkey/internal/authconfig/cluster"
@@ -262,7 +263,7 @@ func run(t *testing.T, w *world, change func(*Config)) *running {
 	keeper := NewKeeper(configured(change), "latchkey", "https://api.test", true, w, w)
 	log := slog.New(slog.NewTextHandler(io.MultiWriter(r.log, t.Output()), &slog.HandlerOptions{Level: slog.LevelDebug}))
 	r.loop = &loop{keeper: keeper, log: log, metrics: newMetrics(), changes: make(chan changed, 64),
-		teller: &teller{log: log, recorder: r.said, own: "latchkey/latchkey-authconfig"}}
+		teller: &teller{log: log, recorder: r.said, uid: func(string, string) types.UID { return "" }, own: "latchkey/latchkey-authconfig"}}
 	ctx, cancel := context.WithCancel(t.Context())
 	over := make(chan struct{})
 	go func() {
