@@ -58,6 +58,10 @@ type Result struct {
 // over: what it notes has happened.
 const saveTime = 10 * time.Second
 
+// patience is how many steps in a row may fail because Vault is not there. Each
+// further one could take as long as a call may, and there can be thousands.
+const patience = 3
+
 // Run carries out p, and returns every step that it tried, in order, the record
 // as it is stored afterwards, and all errors, each of which names its step. A
 // step that fails stops only what needs it; but no role of a ConfigMap is deleted
@@ -73,6 +77,10 @@ func Run(ctx context.Context, p plan.Plan, d Deps) ([]Result, plan.Record, error
 	for _, s := range p.Steps {
 		if err := ctx.Err(); err != nil {
 			r.errs = append(r.errs, fmt.Errorf("stopping before %s: %w", s.Doing(), err))
+			break
+		}
+		if r.unavailable == patience {
+			r.errs = append(r.errs, fmt.Errorf("stopping before %s, since Vault is not available", s.Doing()))
 			break
 		}
 		// What has begun comes to its end: half a step is what nobody wants.
@@ -105,6 +113,8 @@ type run struct {
 	noProbe  bool            // a role of authconfig's own could not be made
 	failing  map[string]bool // sources of which a role could not be made or changed
 	withheld int             // deletions
+
+	unavailable int // steps in a row that failed because Vault was
 }
 
 // note puts the intents of all steps into the record.
@@ -158,6 +168,12 @@ func (r *run) step(ctx context.Context, s plan.Step) {
 		err = r.inVault(ctx, s)
 	default:
 		err = r.deps.Objects.ApplyObject(ctx, s)
+	}
+	var from interface{ Unavailable() bool }
+	if errors.As(err, &from) && from.Unavailable() {
+		r.unavailable++
+	} else {
+		r.unavailable = 0
 	}
 	if err != nil {
 		err = fmt.Errorf("%s: %w", s.Doing(), err)

@@ -3,6 +3,7 @@ package apply_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -229,4 +230,39 @@ func (c cancelling) WriteRole(ctx context.Context, name string, before, after de
 		return err // in the middle of the call
 	}
 	return c.memory.WriteRole(ctx, name, before, after)
+}
+
+type gone struct{}
+
+func (gone) Error() string { return "no answer" }
+
+func (gone) Unavailable() bool { return true }
+
+// A Vault that goes away in the middle is not asked for each of thousands of
+// roles, since each of these calls may take its time.
+func TestVaultGoesAway(t *testing.T) {
+	m, target := kept(t)
+	for i := range 100 {
+		name := fmt.Sprintf("new%02d", i)
+		target.Roles.Roles[name] = desired.Role{Source: source, Key: name, Fields: role("a")}
+		// The first is only refused, and the third of those that follow is not.
+		if m.refuse["write "+name] = fmt.Errorf("writing it: %w", gone{}); i == 0 {
+			m.refuse["write "+name] = errRefused
+		}
+	}
+	delete(m.refuse, "write new03")
+	_, err, _ := m.run(t, target)
+	if want := []string{"save", "write new00", "write new01", "write new02", "write new03", "write new04", "write new05", "write new06", "save"}; !slices.Equal(m.effects, want) {
+		t.Errorf("it did %q", m.effects)
+	}
+	if text := "stopping before creating role new07 (from vault-auth/vault-auth-roles), since Vault is not available"; err == nil || !strings.Contains(err.Error(), text) {
+		t.Errorf("the error is %v", err)
+	}
+	clear(m.refuse)
+	if _, err, _ := m.run(t, target); err != nil {
+		t.Error(err)
+	}
+	if p := m.plan(t, target); len(p.Steps) > 0 {
+		t.Errorf("%d steps are left", len(p.Steps))
+	}
 }

@@ -4,9 +4,11 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
+	"math/rand/v2"
 	"net/http"
 	"sync"
 	"time"
@@ -182,7 +184,7 @@ func (c *Client) health(ctx context.Context) (cluster string, err error) {
 func (c *Client) do(ctx context.Context, doing, path, capability string, call func(*api.Client) error, secrets ...sealed.Value[string]) error {
 	t, err := c.token(ctx)
 	if err != nil {
-		return err
+		return noToken{err}
 	}
 	for again := false; ; again = true {
 		client, err := c.anonymous(c.vault.Namespace)
@@ -190,7 +192,7 @@ func (c *Client) do(ctx context.Context, doing, path, capability string, call fu
 			return err
 		}
 		client.SetToken(t.value.Reveal())
-		err = call(client)
+		err = unhurried(ctx, func() error { return call(client) })
 		if err == nil {
 			return nil
 		}
@@ -203,13 +205,36 @@ func (c *Client) do(ctx context.Context, doing, path, capability string, call fu
 		}
 		fresh, err := c.replace(ctx, t, e)
 		if err != nil {
-			return err
+			return noToken{err}
 		}
 		if fresh == nil {
 			return e
 		}
 		t = fresh
 	}
+}
+
+// quotaWaits are about how long to wait before each further try of a call that a
+// rate limit refused. Vault counts by the second if its operator says nothing
+// else, and to look at a mount takes a call for each of its roles.
+var quotaWaits = []time.Duration{time.Second, 2 * time.Second, 4 * time.Second, 8 * time.Second}
+
+// unhurried tries a call again that a rate limit refused, which had no effect.
+func unhurried(ctx context.Context, call func() error) error {
+	err := call()
+	for _, wait := range quotaWaits {
+		var answer *api.ResponseError
+		if !errors.As(err, &answer) || answer.StatusCode != http.StatusTooManyRequests {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(wait/2 + rand.N(wait)):
+		}
+		err = call()
+	}
+	return err
 }
 
 // honest turns a 404 that does not say that something is absent into an error:

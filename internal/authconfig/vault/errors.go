@@ -47,6 +47,19 @@ func (e *Error) spent() bool {
 // denied reports that the token is good and its policies do not allow the call.
 func (e *Error) denied() bool { return e.Status == http.StatusForbidden && !e.spent() }
 
+// Unavailable reports that Vault gave no answer, or none that is about this call:
+// the next will end alike.
+func (e *Error) Unavailable() bool {
+	return e.Status == 0 || e.Status == http.StatusTooManyRequests || e.Status >= 500
+}
+
+// noToken is why there is no token to make a call with.
+type noToken struct{ error }
+
+func (n noToken) Unwrap() error { return n.error }
+
+func (n noToken) Unavailable() bool { return true }
+
 // between is the remedy for answers that are none of Vault's.
 const between = "is something between here and Vault?"
 
