@@ -138,7 +138,9 @@ func fields(t *testing.T, text string) desired.Fields {
 func TestEveryFieldIsSentAndListsAreLists(t *testing.T) {
 	f, c := start(t, nil)
 	all := f.sent(func(string, string) string { return "" })
-	if err := c.WriteRole(t.Context(), "app", nil, fields(t, `{"bound_service_account_names":["app"],"bound_service_account_namespaces":["shop"],"token_policies":["app"]}`)); err != nil {
+	role := fields(t, `{"bound_service_account_names":["app"],"bound_service_account_namespaces":["shop"],"token_policies":["app"]}`)
+	role["token_bound_cidrs"] = []string(nil) // null would leave what is there
+	if err := c.WriteRole(t.Context(), "app", nil, role); err != nil {
 		t.Fatal(err)
 	}
 	want := `PUT auth/kubernetes/role/app {"alias_name_source":"serviceaccount_uid","audience":"","bound_service_account_names":["app"],"bound_service_account_namespaces":["shop"],` +
