@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -102,12 +104,16 @@ func TestTokenRefused(t *testing.T) {
 }
 
 // apiServer is one over TLS that answers with what handle writes. Its client is
-// authconfig's, with a token of its own.
+// authconfig's, with a token of its own as in a pod.
 func apiServer(t *testing.T, handle http.HandlerFunc) *Client {
 	s := httptest.NewTLSServer(handle)
 	t.Cleanup(s.Close)
 	ca := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: s.Certificate().Raw})
-	c, err := New(&rest.Config{Host: s.URL, BearerToken: "authconfig's own",
+	file := filepath.Join(t.TempDir(), "token")
+	if err := os.WriteFile(file, []byte("authconfig's own"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c, err := New(&rest.Config{Host: s.URL, BearerToken: "authconfig's own", BearerTokenFile: file,
 		ContentConfig: rest.ContentConfig{ContentType: runtime.ContentTypeJSON}, TLSClientConfig: rest.TLSClientConfig{CAData: ca}}, Settings{Namespace: "lk"})
 	if err != nil {
 		t.Fatal(err)
