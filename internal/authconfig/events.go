@@ -111,7 +111,7 @@ func newTeller(client typedv1.CoreV1Interface, namespace string, log *slog.Logge
 }
 
 func (t *teller) tell(r *Round) {
-	t.uids = map[string]types.UID{}
+	t.uids = nil // ConfigMaps come and go
 	if r.Look != nil {
 		t.done(r)
 		t.wrong(r)
@@ -220,6 +220,9 @@ func (t *teller) event(object, kind, reason, text string) {
 	}
 	uid, asked := t.uids[object]
 	if !asked {
+		if t.uids == nil {
+			t.uids = map[string]types.UID{}
+		}
 		uid = t.uid(namespace, name)
 		t.uids[object] = uid
 	}
