@@ -124,12 +124,12 @@ func rivalled(at place, claims []place) string {
 func refused(src Source, key string, d Defaults) string {
 	name := strings.ToLower(key)
 	switch {
+	case strings.Contains(key, ".."):
+		return "has .. in it, which Vault takes in no path (another name)"
 	case !roleName.MatchString(key):
 		return "is no name of a role (letters, digits, _, - and ., with neither - nor . at the ends)"
 	case slices.Contains(d.Reserved, name):
 		return "is a role of authconfig's own (another name)"
-	case d.MountType == JWT && name != key:
-		return fmt.Sprintf("has capital letters, which a mount of type jwt tells from small ones (%s, also where pods name it)", quote(name))
 	case !strings.HasPrefix(name, strings.ToLower(src.RolePrefix)):
 		return fmt.Sprintf("is not for roles of this ConfigMap (names that begin with %s)", src.RolePrefix)
 	}
