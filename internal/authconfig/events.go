@@ -135,6 +135,7 @@ func (t *teller) ended(r *Round) {
 	if r.Look == nil {
 		return
 	}
+	t.uids = map[string]types.UID{}
 	t.done(r)
 	t.log.Info("ending before all is done", "reason", r.Err)
 }
