@@ -169,6 +169,21 @@ func (r *Round) Complete() bool {
 	return r.Err == nil && len(r.Plan.Refused) == 0 && len(r.Plan.Problems) == 0
 }
 
+// onlyRolesFailed reports whether all that failed are roles of ConfigMaps: what
+// pods log in with is as it should be.
+func (r *Round) onlyRolesFailed() bool {
+	failed := false
+	for _, done := range r.Results {
+		if done.Err == nil {
+			continue
+		}
+		if failed = done.Step.Kind == plan.KindRole && !done.Step.Own(); !failed {
+			return false
+		}
+	}
+	return failed
+}
+
 // Round looks, and does what there is to do. It ends between two steps when ctx
 // is over.
 func (k *Keeper) Round(ctx context.Context) *Round {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/latchkey-dev/latchkey/internal/authconfig/plan"
 	"github.com/latchkey-dev/latchkey/internal/authconfig/reviewer"
+	"github.com/latchkey-dev/latchkey/internal/config"
 )
 
 func configMap(name string) change {
@@ -363,6 +364,52 @@ func TestDriftIsRepaired(t *testing.T) {
 			if want := `latchkey_authconfig_drift_repaired_total{kind="` + kind + `"} 1`; !strings.Contains(r.scrape(t), want) {
 				t.Errorf("no %s", want)
 			}
+		}
+	})
+}
+
+// A role that Vault does not take is no reason to read all others each minute, nor
+// to let the reviewer token end.
+func TestRoleThatVaultDoesNotTake(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		w.fail = func(call string) error {
+			if call == "WriteRole" && w.has(reviewer.ProbeRole) {
+				return errors.New("no such field (400)")
+			}
+			return nil
+		}
+		r := run(t, w, func(c *Config) { c.Reviewer.Life = config.Duration(10 * time.Minute) })
+		time.Sleep(30 * time.Second)
+		if n := r.count("Observe"); n < 4 {
+			t.Errorf("%d tries in the first 30 seconds", n)
+		}
+		time.Sleep(time.Hour)
+		r.count("Observe", "WriteConfig")
+		time.Sleep(time.Hour)
+		// Each token is replaced after some 5 minutes, and its Secret deleted later.
+		if n := r.count("WriteConfig"); n < 10 || n > 14 {
+			t.Errorf("%d new tokens in an hour", n)
+		}
+		if n := r.count("Observe"); n > 40 {
+			t.Errorf("%d looks in an hour", n)
+		}
+	})
+}
+
+// Who sets the machine's clock back does not put off what is due.
+func TestClockSetBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := run(t, newWorld(), nil)
+		time.Sleep(5 * time.Second)
+		r.back.Store(int64(2 * time.Hour))
+		r.count("Observe", "WriteConfig")
+		time.Sleep(time.Hour)
+		if n := r.count("Observe"); n < 5 {
+			t.Errorf("%d looks in an hour", n)
+		}
+		if r.count("WriteConfig") == 0 {
+			t.Error("the reviewer token was not replaced in an hour")
 		}
 	})
 }

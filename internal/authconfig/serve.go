@@ -24,8 +24,10 @@ import (
 )
 
 const (
-	// firstRetry and longestRetry bound the wait after a round that failed.
-	firstRetry, longestRetry = time.Second, time.Minute
+	// firstRetry and longestRetry bound the wait after a round that failed. If all
+	// that failed are roles, it is more likely to last, and a round reads all the
+	// others again: that may take longestRoleRetry.
+	firstRetry, longestRetry, longestRoleRetry = time.Second, time.Minute, 5 * time.Minute
 	// breath is between two rounds, whatever happens.
 	breath = time.Second
 	// tick is how often the clock is looked at: a timer stands still while a
@@ -124,7 +126,7 @@ func Serve(ctx context.Context, o Options) error {
 		go p.vault.Keep(ctx)
 		m.leader.WithLabelValues().Set(1)
 		is("keeps " + "auth/" + vault.MountPath(o.Config.Mount.Path))
-		l := &loop{keeper: p.keeper, log: o.Log, metrics: m, teller: teller, changes: make(chan change, 64)}
+		l := &loop{keeper: p.keeper, log: o.Log, metrics: m, teller: teller, changes: make(chan change, 64), wall: wall}
 		l.run(ctx, func(tell func(change)) {
 			patience, done := context.WithTimeout(ctx, syncPatience)
 			defer done()
@@ -162,14 +164,18 @@ type loop struct {
 
 	token atomic.Pointer[plan.Reviewer] // the credential in Vault
 	keys  map[string]string             // the cluster's, as seen last
+
+	wall func() time.Time // without a monotonic part
 }
+
+func wall() time.Time { return time.Now().Round(0) }
 
 // run does rounds until ctx ends. start starts what tells of changes.
 func (l *loop) run(ctx context.Context, start func(tell func(change))) {
 	l.token.Store(new(plan.Reviewer))
 	l.keeper.begin(ctx)
 	start(l.tell)
-	retry := workqueue.NewTypedItemExponentialFailureRateLimiter[string](firstRetry, longestRetry)
+	retry := workqueue.NewTypedItemExponentialFailureRateLimiter[string](firstRetry, longestRoleRetry)
 	for why := "the start"; ctx.Err() == nil; {
 		l.log.Debug("looking at cluster and Vault", "reason", why)
 		began := time.Now()
@@ -187,16 +193,16 @@ func (l *loop) run(ctx context.Context, start func(tell func(change))) {
 			l.keys = served(r.Record.Reviewer.Keys)
 		}
 		l.log.Debug("looked at cluster and Vault", "steps", len(r.Results), "duration", took.String(), "next", r.Next)
-		due := time.Now().Add(time.Duration(l.keeper.config.Resync))
-		if r.Err != nil {
-			due = time.Now().Add(retry.When(""))
-		} else {
+		pause := time.Duration(l.keeper.config.Resync)
+		if r.Err == nil {
 			retry.Forget("")
-			if !r.Next.IsZero() && r.Next.Before(due) {
-				due = r.Next
-			}
+		} else if pause = retry.When(""); !r.onlyRolesFailed() {
+			pause = min(pause, longestRetry)
 		}
-		why = l.wait(ctx, due)
+		if !r.Next.IsZero() {
+			pause = min(pause, max(0, r.Next.Sub(l.wall())))
+		}
+		why = l.wait(ctx, pause)
 	}
 }
 
@@ -214,24 +220,27 @@ func (l *loop) tell(c change) {
 	}
 }
 
-// wait waits for a reason to look, and says it.
-func (l *loop) wait(ctx context.Context, due time.Time) (why string) {
-	due = due.Round(0) // by the wall clock
-	pause := time.NewTimer(breath)
-	defer pause.Stop()
+// wait waits for a reason to look, or until it is time, and says why.
+func (l *loop) wait(ctx context.Context, pause time.Duration) (why string) {
+	// One clock stands still while a machine sleeps, and somebody may set the other
+	// back.
+	began, beganWall := time.Now(), l.wall()
+	left := func() time.Duration { return pause - max(time.Since(began), l.wall().Sub(beganWall)) }
+	rest := time.NewTimer(breath)
+	defer rest.Stop()
 	select {
 	case <-ctx.Done():
 		return ""
-	case <-pause.C:
+	case <-rest.C:
 	}
 	for {
-		timer := time.NewTimer(max(0, min(time.Until(due), tick)))
+		timer := time.NewTimer(max(0, min(left(), tick)))
 		select {
 		case <-ctx.Done():
 		case c := <-l.changes:
 			why = l.take(c)
 		case <-timer.C:
-			if !time.Now().Before(due) {
+			if left() <= 0 {
 				why = "it is time"
 			} else if l.newKeys(ctx) {
 				why = "the cluster's keys changed"

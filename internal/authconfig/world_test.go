@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -253,7 +254,8 @@ type running struct {
 	*loop
 	said *record.FakeRecorder
 	log  *strings.Builder
-	stop func() // ends the loop, and waits for it
+	back atomic.Int64 // by how much somebody has set the clock back
+	stop func()       // ends the loop, and waits for it
 }
 
 // run starts a loop. It has to be in a bubble of synctest.
@@ -263,6 +265,7 @@ func run(t *testing.T, w *world, change func(*Config)) *running {
 	keeper := NewKeeper(configured(change), "latchkey", "https://api.test", true, w, w)
 	log := slog.New(slog.NewTextHandler(io.MultiWriter(r.log, t.Output()), &slog.HandlerOptions{Level: slog.LevelDebug}))
 	r.loop = &loop{keeper: keeper, log: log, metrics: newMetrics(), changes: make(chan changed, 64),
+		wall:   func() time.Time { return wall().Add(-time.Duration(r.back.Load())) },
 		teller: &teller{log: log, recorder: r.said, uid: func(string, string) types.UID { return "" }, own: "latchkey/latchkey-authconfig"}}
 	ctx, cancel := context.WithCancel(t.Context())
 	over := make(chan struct{})
