@@ -85,3 +85,16 @@ func (w *twins) alive() (n int) {
 	}
 	return n
 }
+
+// waitDead waits until of all tokens no more than two are good: the last one, and
+// the one before, which has a grace. An API server takes a token that it has seen
+// for some seconds after its Secret is gone.
+func (w *twins) waitDead() {
+	w.a.Helper()
+	w.a.Eventually("the tokens before the last two to die", func() error {
+		if alive := w.alive(); alive > 2 {
+			return fmt.Errorf("of %d tokens %d are good", w.seen(), alive)
+		}
+		return nil
+	})
+}

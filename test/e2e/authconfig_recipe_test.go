@@ -71,7 +71,7 @@ latchkey.dev/role: DefaultPolicyForPod
 latchkey.dev/files: "[{path: app.env, secret: kv/app, format: env}]"
 `, script: readFirst + stay}.String()
 	s.Create(strings.Replace(manifest, "serviceAccountName: app", "serviceAccountName: auth-demo", 1))
-	s.WaitPodFor(30*time.Second, "try", "ready", harness.Ready)
+	s.WaitPod("try", "ready", harness.Ready)
 	wantLog(s, "try")
 	done := time.Now()
 	t.Logf("Vault's set-up took %.1f s, helm install --wait %.1f s, the pod with its file %.1f s: %.1f s from the start of the installation",
