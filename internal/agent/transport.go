@@ -7,14 +7,12 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"net/http"
-	"net/url"
 	"os"
 	"sync"
-	"time"
 
 	"github.com/latchkey-dev/latchkey/internal/config"
+	"github.com/latchkey-dev/latchkey/internal/vaultconn"
 )
 
 // transport carries all calls to Vault. It follows the file with the CA, so
@@ -84,16 +82,16 @@ func (t *transport) current() *http.Transport {
 // connections makes the transport that trusts pem, or the system's roots where
 // it is empty.
 func connections(v config.Vault, pem []byte) (*http.Transport, error) {
-	tlsConfig := &tls.Config{MinVersion: tls.VersionTLS12, ServerName: v.TLSServerName}
+	var roots *x509.CertPool
 	if v.CA != "" || v.CAFile != "" {
-		tlsConfig.RootCAs = x509.NewCertPool()
-		if !tlsConfig.RootCAs.AppendCertsFromPEM(pem) {
+		roots = x509.NewCertPool()
+		if !roots.AppendCertsFromPEM(pem) {
 			return nil, &Problem{Act: true, Text: fmt.Sprintf("reading the CA of %s: %s holds no certificate (a PEM bundle)", v.Address, v.CAFile)}
 		}
 	}
+	var certificate func() (*tls.Certificate, error)
 	if v.ClientCert != "" {
-		// Read for each connection, since they are rotated too.
-		tlsConfig.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+		certificate = func() (*tls.Certificate, error) {
 			pair, p := clientCertificate(v.ClientCert, v.ClientKey)
 			if p != nil {
 				return nil, p
@@ -101,27 +99,7 @@ func connections(v config.Vault, pem []byte) (*http.Transport, error) {
 			return pair, nil
 		}
 	}
-	var proxy func(*http.Request) (*url.URL, error)
-	if v.Proxy != "" {
-		at, err := url.Parse(v.Proxy)
-		if err != nil {
-			return nil, fmt.Errorf("reading the proxy's URL: %w", err)
-		}
-		proxy = http.ProxyURL(at)
-	}
-	return &http.Transport{
-		Proxy:               proxy,
-		DialContext:         (&net.Dialer{Timeout: 5 * time.Second}).DialContext,
-		TLSClientConfig:     tlsConfig,
-		TLSHandshakeTimeout: 5 * time.Second,
-		ForceAttemptHTTP2:   true,
-		// A connection that a partition cut silently is noticed in seconds, not
-		// when TCP gives up after a quarter of an hour.
-		HTTP2:               &http.HTTP2Config{SendPingTimeout: 5 * time.Second, PingTimeout: 5 * time.Second},
-		MaxIdleConnsPerHost: concurrency,
-		// Shorter than any refresh: an idle agent holds no connection.
-		IdleConnTimeout: 20 * time.Second,
-	}, nil
+	return vaultconn.Transport(v, roots, certificate)
 }
 
 // isTrust reports a server certificate that does not convince.

@@ -8,14 +8,13 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"os"
-	"strings"
 	"time"
 
 	"github.com/hashicorp/vault/api"
 
 	"github.com/latchkey-dev/latchkey/internal/config"
 	"github.com/latchkey-dev/latchkey/internal/render/sealed"
+	"github.com/latchkey-dev/latchkey/internal/vaultconn"
 )
 
 const (
@@ -27,33 +26,10 @@ const (
 // newClient makes a client for one namespace. Without a token it sends none: a
 // login that carries a stale one may be refused for it.
 func newClient(v config.Vault, transport http.RoundTripper, namespace string, token sealed.Value[string]) (*api.Client, error) {
-	// The library reads these whatever it is given, some of them at each call.
-	for _, entry := range os.Environ() {
-		if name, _, _ := strings.Cut(entry, "="); strings.HasPrefix(name, "VAULT_") {
-			if err := os.Unsetenv(name); err != nil {
-				return nil, fmt.Errorf("clearing %s: %w", name, err)
-			}
-		}
-	}
-	c, err := api.NewClient(&api.Config{
-		Address:          v.Address,
-		HttpClient:       &http.Client{Transport: strict{transport}, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }},
-		Timeout:          callTimeout(v),
-		MaxRetries:       0,
-		DisableRedirects: true,
-	})
+	c, err := vaultconn.Client(v, strict{transport}, namespace, callTimeout(v))
 	if err != nil {
-		return nil, fmt.Errorf("making a client for Vault: %w", err)
+		return nil, err
 	}
-	c.SetWrappingLookupFunc(func(string, string) string { return "" })
-	for name, value := range v.Headers {
-		c.AddHeader(name, value)
-	}
-	c.ClearNamespace()
-	if namespace != "" {
-		c.SetNamespace(namespace)
-	}
-	c.ClearToken()
 	if t := token.Reveal(); t != "" {
 		c.SetToken(t)
 	}

@@ -1,6 +1,6 @@
 // Package vaultconn makes clients for Vault that do what they are told: the
 // environment has no say in them, a redirect is an error, and nothing is tried
-// twice. The agent has a leaner one of its own.
+// twice.
 package vaultconn
 
 import (
@@ -50,10 +50,12 @@ func Transport(v config.Vault, roots *x509.CertPool, clientCertificate func() (*
 		TLSClientConfig:     config,
 		TLSHandshakeTimeout: DialTimeout,
 		ForceAttemptHTTP2:   true,
-		// A connection that a partition cut silently is noticed in seconds.
+		// A connection that a partition cut silently is noticed in seconds, not when
+		// TCP gives up after a quarter of an hour.
 		HTTP2:               &http.HTTP2Config{SendPingTimeout: DialTimeout, PingTimeout: DialTimeout},
 		MaxIdleConnsPerHost: 8,
-		IdleConnTimeout:     20 * time.Second,
+		// Shorter than any refresh: an idle agent holds no connection.
+		IdleConnTimeout: 20 * time.Second,
 	}, nil
 }
 
