@@ -413,3 +413,60 @@ func TestClockSetBack(t *testing.T) {
 		}
 	})
 }
+
+// The kill switch works, too, while other things are written with the new token in
+// Vault; and a deleted ServiceAccount is not overlooked in a crowd of changes.
+func TestKillSwitchDuringARound(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		var r *running
+		begun, goOn := make(chan struct{}), make(chan struct{})
+		w.during = func(call string) {
+			if call == "WriteRole" && w.config != nil {
+				close(begun)
+				<-goOn
+			}
+		}
+		r = run(t, w, nil)
+		<-begun // the token is in Vault, and the roles are not
+		r.mu.Lock()
+		w.during = nil
+		now := w.secrets["latchkey-reviewer-a"]
+		delete(w.secrets, now.Name)
+		r.mu.Unlock()
+		for range 100 {
+			r.tell(change{watched: watched{secrets, "latchkey", "latchkey-reviewer-b"}, uid: "b"})
+			r.tell(change{watched: watched{secrets, "latchkey", now.Name}, uid: now.UID, gone: true})
+		}
+		close(goOn)
+		r.count("WriteConfig")
+		time.Sleep(10 * time.Second)
+		if n := r.count("WriteConfig"); n != 1 {
+			t.Errorf("%d new tokens for a dead one", n)
+		}
+		for range 100 {
+			r.tell(configMap("vault-auth-roles"))
+		}
+		r.tell(change{watched: watched{serviceAccounts, "latchkey", "latchkey-reviewer"}, uid: "1", gone: true})
+		time.Sleep(10 * time.Second)
+		if n := r.count("WriteConfig"); n != 1 {
+			t.Errorf("%d new tokens for one whose ServiceAccount was deleted", n)
+		}
+	})
+}
+
+// That the record is lost does not hide when the token in Vault ends: logins do,
+// too, if nobody does anything.
+func TestEndOfTheTokenIsMeasuredWithoutARecord(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := run(t, newWorld(), nil)
+		time.Sleep(5 * time.Second)
+		r.record = plan.Record{}
+		time.Sleep(11 * time.Minute)
+		for _, want := range []string{"latchkey_authconfig_reviewer_token_expires_timestamp_seconds 9", `latchkey_authconfig_refused{kind="mount"} 1`} {
+			if !strings.Contains(r.scrape(t), want) {
+				t.Errorf("no %s in\n%s", want, r.scrape(t))
+			}
+		}
+	})
+}

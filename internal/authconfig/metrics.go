@@ -101,9 +101,12 @@ func (m *metrics) observe(r *Round, took time.Duration) {
 			m.rotations.WithLabelValues(resultOf(done.Err)).Inc()
 		}
 	}
-	m.expires.Reset()
-	if end := r.Record.Reviewer.Expires; !end.IsZero() {
-		m.expires.WithLabelValues().Set(float64(end.Unix()))
+	// Without a record nothing is known of the token, which ends all the same.
+	if now := r.Record.Reviewer; now.Mode != "" {
+		m.expires.Reset()
+		if !now.Expires.IsZero() {
+			m.expires.WithLabelValues().Set(float64(now.Expires.Unix()))
+		}
 	}
 	m.state(r)
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"time"
 )
 
 // Plan prints what there is to do, and reports whether there is anything: a
@@ -42,7 +43,13 @@ func Apply(ctx context.Context, o Options, out io.Writer) error {
 		return err
 	}
 	var round *Round
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	waiting := time.AfterFunc(leaseDuration+renewDeadline, func() {
+		cancel(fmt.Errorf("another process got Lease %s/%s meanwhile (its log and Events say what it does)", o.Namespace, LeaseName))
+	})
 	err = lead(ctx, p.kube, o.Namespace, o.Log, func(ctx context.Context) {
+		waiting.Stop()
 		defer p.close(ctx)
 		round = p.keeper.Round(ctx)
 	})

@@ -162,8 +162,9 @@ type loop struct {
 	teller  *teller
 	changes chan change
 
-	token atomic.Pointer[plan.Reviewer] // the credential in Vault
-	keys  map[string]string             // the cluster's, as seen last
+	token plan.Reviewer          // the credential in Vault
+	keys  map[string]string      // the cluster's, as seen last
+	doubt atomic.Pointer[string] // why the token may be worthless though its Secret is there
 
 	wall func() time.Time // without a monotonic part
 }
@@ -172,12 +173,14 @@ func wall() time.Time { return time.Now().Round(0) }
 
 // run does rounds until ctx ends. start starts what tells of changes.
 func (l *loop) run(ctx context.Context, start func(tell func(change))) {
-	l.token.Store(new(plan.Reviewer))
 	l.keeper.begin(ctx)
 	start(l.tell)
 	retry := workqueue.NewTypedItemExponentialFailureRateLimiter[string](firstRetry, longestRoleRetry)
 	for why := "the start"; ctx.Err() == nil; {
 		l.log.Debug("looking at cluster and Vault", "reason", why)
+		if why := l.doubt.Swap(nil); why != nil {
+			l.keeper.reviewer.Doubt(*why)
+		}
 		began := time.Now()
 		r := l.keeper.Round(ctx)
 		took := time.Since(began)
@@ -189,7 +192,7 @@ func (l *loop) run(ctx context.Context, start func(tell func(change))) {
 		l.metrics.observe(r, took)
 		l.teller.tell(r)
 		if r.Look != nil {
-			l.token.Store(&r.Record.Reviewer)
+			l.token = r.Record.Reviewer
 			l.keys = served(r.Record.Reviewer.Keys)
 		}
 		l.log.Debug("looked at cluster and Vault", "steps", len(r.Results), "duration", took.String(), "next", r.Next)
@@ -206,18 +209,25 @@ func (l *loop) run(ctx context.Context, start func(tell func(change))) {
 	}
 }
 
-// tell passes on a change that is a reason to look.
+// tell passes on a change.
 func (l *loop) tell(c change) {
-	if c.resource == secrets && l.keeper.config.Reviewer.Mode == reviewer.ShortLived {
-		// The Secrets that come and go with each new token are no news.
-		if t := l.token.Load(); !c.gone || c.name != t.Secret || c.uid != t.SecretUID {
-			return
-		}
+	if c.resource == serviceAccounts && c.gone {
+		why := c.String() + ", and its tokens with it"
+		l.doubt.Store(&why)
 	}
 	select {
 	case l.changes <- c:
 	default: // there is reason enough
 	}
+}
+
+// matters reports whether a change is a reason to look.
+func (l *loop) matters(c change) bool {
+	if c.resource != secrets || l.keeper.config.Reviewer.Mode != reviewer.ShortLived {
+		return true
+	}
+	// The Secrets that come and go with each new token are no news.
+	return c.gone && c.name == l.token.Secret && c.uid == l.token.SecretUID
 }
 
 // wait waits for a reason to look, or until it is time, and says why.
@@ -253,12 +263,12 @@ func (l *loop) wait(ctx context.Context, pause time.Duration) (why string) {
 	}
 }
 
-// take takes a change, and all that came with it.
+// take takes a change, and all that came with it, and says which is a reason to
+// look; empty is none.
 func (l *loop) take(c change) (why string) {
-	why = c.String()
 	for {
-		if c.resource == serviceAccounts && c.gone {
-			l.keeper.reviewer.Doubt(c.String() + ", and its tokens with it")
+		if why == "" && l.matters(c) {
+			why = c.String()
 		}
 		select {
 		case c = <-l.changes:
