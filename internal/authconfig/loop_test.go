@@ -281,6 +281,29 @@ func TestProblemsAreToldOnce(t *testing.T) {
 	})
 }
 
+// Whoever edits a ConfigMap all the time is no load on Vault, and holds up what
+// others change for seconds alone.
+func TestChangesWithoutEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := run(t, newWorld(), nil)
+		time.Sleep(time.Hour)
+		r.count("Observe")
+		for range 10 * 60 {
+			r.tell(configMap("vault-auth-roles"))
+			time.Sleep(time.Second)
+		}
+		if n := r.count("Observe"); n < 60 || n > 95 {
+			t.Errorf("%d looks in ten minutes of changes", n)
+		}
+		r.sources[source]["other"] = role
+		r.tell(configMap("vault-auth-roles"))
+		time.Sleep(steady + time.Second)
+		if !r.has("other") {
+			t.Error("the new role is not in Vault")
+		}
+	})
+}
+
 // Whoever fills a ConfigMap with mistakes drowns nothing that others are told.
 func TestManyProblemsOfOneConfigMap(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/gorilla/mux"
+	"golang.org/x/time/rate"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/metadata"
 	"k8s.io/client-go/rest"
@@ -28,8 +29,10 @@ const (
 	// that failed are roles, it is more likely to last, and a round reads all the
 	// others again: that may take longestRoleRetry.
 	firstRetry, longestRetry, longestRoleRetry = time.Second, time.Minute, 5 * time.Minute
-	// breath is between two rounds, whatever happens.
-	breath = time.Second
+	// breath is between two rounds, whatever happens. Whoever may edit one ConfigMap
+	// can cause one each time, which reads all roles from Vault: many in a row, more
+	// than burst, come no faster than steady.
+	breath, steady, burst = time.Second, 10 * time.Second, 30
 	// tick is how often the clock is looked at: a timer stands still while a
 	// machine sleeps. So often the cluster's keys are asked for, too.
 	tick = time.Minute
@@ -176,6 +179,7 @@ func (l *loop) run(ctx context.Context, start func(tell func(change))) {
 	l.keeper.begin(ctx)
 	start(l.tell)
 	retry := workqueue.NewTypedItemExponentialFailureRateLimiter[string](firstRetry, longestRoleRetry)
+	pace := rate.NewLimiter(rate.Every(steady), burst)
 	for why := "the start"; ctx.Err() == nil; {
 		l.log.Debug("looking at cluster and Vault", "reason", why)
 		if why := l.doubt.Swap(nil); why != nil {
@@ -205,7 +209,7 @@ func (l *loop) run(ctx context.Context, start func(tell func(change))) {
 		if !r.Next.IsZero() {
 			pause = min(pause, max(0, r.Next.Sub(l.wall())))
 		}
-		why = l.wait(ctx, pause)
+		why = l.wait(ctx, pause, max(breath, pace.Reserve().Delay()))
 	}
 }
 
@@ -230,13 +234,14 @@ func (l *loop) matters(c change) bool {
 	return c.gone && c.name == l.token.Secret && c.uid == l.token.SecretUID
 }
 
-// wait waits for a reason to look, or until it is time, and says why.
-func (l *loop) wait(ctx context.Context, pause time.Duration) (why string) {
+// wait waits for a reason to look, or until it is time, and says why. The least
+// that it waits is for what comes at once.
+func (l *loop) wait(ctx context.Context, pause, least time.Duration) (why string) {
 	// One clock stands still while a machine sleeps, and somebody may set the other
 	// back.
 	began, beganWall := time.Now(), l.wall()
 	left := func() time.Duration { return pause - max(time.Since(began), l.wall().Sub(beganWall)) }
-	rest := time.NewTimer(breath)
+	rest := time.NewTimer(least)
 	defer rest.Stop()
 	select {
 	case <-ctx.Done():
