@@ -196,7 +196,9 @@ func (k *Keeper) Round(ctx context.Context) *Round {
 		Vault: k.vault, Records: k.cluster, Config: k.reviewer, Objects: k.cluster, Stored: look.Record,
 	})
 	r.Err = errors.Join(r.Err, k.clean(ctx, r))
-	r.Next = k.reviewer.Next(r.Record)
+	if !look.Plan.RefusesMount() {
+		r.Next = k.reviewer.Next(r.Record)
+	} // else nothing is done about it before something else happens
 	return r
 }
 

@@ -493,3 +493,22 @@ func TestEndOfTheTokenIsMeasuredWithoutARecord(t *testing.T) {
 		}
 	})
 }
+
+// A mount that is somebody else's is looked at on each resync, however long ago
+// the reviewer token of the one before has ended.
+func TestForeignMountIsLeftAlone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := run(t, newWorld(), nil)
+		time.Sleep(5 * time.Second)
+		r.mount = &plan.Mount{Type: "kubernetes", Accessor: "auth_2"}
+		time.Sleep(2 * time.Hour)
+		r.count("Observe", "WriteConfig")
+		time.Sleep(time.Hour)
+		if n := r.count("Observe"); n > 7 {
+			t.Errorf("%d looks in an hour", n)
+		}
+		if n := r.count("WriteConfig"); n > 0 {
+			t.Errorf("%d writes to somebody else's mount", n)
+		}
+	})
+}

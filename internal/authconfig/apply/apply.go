@@ -62,8 +62,12 @@ const saveTime = 10 * time.Second
 // further one could take as long as a call may, and there can be thousands.
 const patience = 3
 
+// mostTold is how many failed steps the error of a run tells of: what fails for
+// each of thousands of roles is told by the first.
+const mostTold = 20
+
 // Run carries out p, and returns every step that it tried, in order, the record
-// as it is stored afterwards, and all errors, each of which names its step. A
+// as it is stored afterwards, and the errors, each of which names its step. A
 // step that fails stops only what needs it; but no role of a ConfigMap is deleted
 // where another of it could not be made or changed, for it may be the same one
 // under a new name. What one ConfigMap asks for in vain keeps no other from taking
@@ -85,6 +89,9 @@ func Run(ctx context.Context, p plan.Plan, d Deps) ([]Result, plan.Record, error
 		}
 		// What has begun comes to its end: half a step is what nobody wants.
 		r.step(context.WithoutCancel(ctx), s)
+	}
+	if more := r.failures - mostTold; more > 0 {
+		r.errs = append(r.errs, fmt.Errorf("and %d more steps failed", more))
 	}
 	switch r.withheld {
 	case 0:
@@ -114,6 +121,7 @@ type run struct {
 	failing  map[string]bool // sources of which a role could not be made or changed
 	withheld int             // deletions
 
+	failures    int // steps that failed
 	unavailable int // steps in a row that failed because Vault was
 }
 
@@ -177,7 +185,9 @@ func (r *run) step(ctx context.Context, s plan.Step) {
 	}
 	if err != nil {
 		err = fmt.Errorf("%s: %w", s.Doing(), err)
-		r.errs = append(r.errs, err)
+		if r.failures++; r.failures <= mostTold {
+			r.errs = append(r.errs, err)
+		}
 		r.failed(s)
 	}
 	r.results = append(r.results, Result{s, err})

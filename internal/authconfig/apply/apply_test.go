@@ -266,3 +266,20 @@ func TestVaultGoesAway(t *testing.T) {
 		t.Errorf("%d steps are left", len(p.Steps))
 	}
 }
+
+// What is refused for each of many roles does not make a message of as many lines.
+func TestManyFailures(t *testing.T) {
+	m, target := kept(t)
+	for i := range 100 {
+		name := fmt.Sprintf("new%02d", i)
+		target.Roles.Roles[name] = desired.Role{Source: source, Key: name, Fields: role("a")}
+		m.refuse["write "+name] = errRefused
+	}
+	results, err, _ := m.run(t, target)
+	if len(results) != 100 {
+		t.Errorf("%d steps were tried", len(results))
+	}
+	if !errors.Is(err, errRefused) || strings.Count(err.Error(), "\n") > 21 || !strings.Contains(err.Error(), "and 80 more steps failed") {
+		t.Errorf("the error is %v", err)
+	}
+}

@@ -26,6 +26,12 @@ func (s *Step) what() string {
 // Empty reports whether there is nothing to do and nothing refused.
 func (p *Plan) Empty() bool { return len(p.Steps) == 0 && len(p.Refused) == 0 }
 
+// RefusesMount reports whether the mount is not authconfig's, so that nothing
+// happens in Vault.
+func (p *Plan) RefusesMount() bool {
+	return slices.ContainsFunc(p.Refused, func(r Refusal) bool { return r.Kind == KindMount })
+}
+
 // Add takes in what another planned, at its place in the order.
 func (p *Plan) Add(steps []Step, refused []Refusal) {
 	p.Steps = append(p.Steps, steps...)
