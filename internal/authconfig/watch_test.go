@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -128,6 +129,39 @@ func TestWatchIsRefused(t *testing.T) {
 		synctest.Wait()
 		if n := strings.Count(log.String(), "cannot be watched for now"); n != 1 || !strings.Contains(log.String(), "configmaps shop/roles") {
 			t.Errorf("told %d times:\n%s", n, &log)
+		}
+	})
+}
+
+// What is there when an object can be watched at last has not been looked at.
+func TestWatchIsAllowedLater(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		scheme := metadatafake.NewTestScheme()
+		if err := metav1.AddMetaToScheme(scheme); err != nil {
+			t.Fatal(err)
+		}
+		client := metadatafake.NewSimpleMetadataClient(scheme, object("roles", "1", "1"))
+		var allowed atomic.Bool
+		client.PrependReactor("*", "configmaps", func(clienttesting.Action) (bool, runtime.Object, error) {
+			return !allowed.Load(), nil, errors.New("forbidden")
+		})
+		ctx, cancel := context.WithCancel(t.Context())
+		patience, stop := context.WithTimeout(ctx, syncPatience)
+		defer stop()
+		changes := make(chan change, 10)
+		w := watched{configMaps, "shop", "roles"}
+		watch(ctx, client, []watched{w}, slog.New(slog.DiscardHandler), patience.Done(), func(c change) { changes <- c })
+		allowed.Store(true)
+		time.Sleep(10 * time.Minute)
+		cancel()
+		synctest.Wait()
+		close(changes)
+		var told []change
+		for c := range changes {
+			told = append(told, c)
+		}
+		if want := []change{{w, false, "1"}}; !slices.Equal(told, want) {
+			t.Errorf("told %v, want %v", told, want)
 		}
 	})
 }
