@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"encoding/base64"
 	"encoding/json"
+	"encoding/pem"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -145,10 +147,14 @@ func TestStartIsTold(t *testing.T) {
 		"kubeconfig": `{"apiVersion": "v1", "kind": "Config", "current-context": "x", "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u", "namespace": "ns"}}],
 			"clusters": [{"name": "c", "cluster": {"server": "https://127.0.0.1:1"}}], "users": [{"name": "u", "user": {"token": "fixture-token"}}]}`,
 	})
+	server := httptest.NewTLSServer(nil)
+	server.Close()
+	ca := string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw}))
 	for _, level := range []string{"debug", "info"} {
 		code, _, stderr := call(t, map[string]string{"VAULT_ADDR": "https://127.0.0.1:1", "VAULT_TOKEN": "fixture-vault-token"}, "", "plan", "--log-level", level,
 			"--kubeconfig", filepath.Join(dir, "kubeconfig"), "--auth-method", "approle",
-			"--auth-role-id-path", filepath.Join(dir, "role-id"), "--auth-secret-id-path", filepath.Join(dir, "secret-id"), "--source", "shop/roles")
+			"--auth-role-id-path", filepath.Join(dir, "role-id"), "--auth-secret-id-path", filepath.Join(dir, "secret-id"), "--source", "shop/roles",
+			"--vault-ca", ca)
 		if code != 1 {
 			t.Errorf("exit code %d", code)
 		}
@@ -156,6 +162,9 @@ func TestStartIsTold(t *testing.T) {
 			if !strings.Contains(stderr, want) {
 				t.Errorf("no %s in\n%s", want, stderr)
 			}
+		}
+		if strings.Contains(stderr, "BEGIN CERTIFICATE") || !strings.Contains(stderr, "SHA-256") {
+			t.Errorf("a CA is told in full, and not by its fingerprint:\n%s", stderr)
 		}
 		if strings.Contains(stderr, "fixture-") {
 			t.Errorf("a secret is told:\n%s", stderr)

@@ -14,6 +14,7 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 
 	"github.com/latchkey-dev/latchkey/internal/authconfig"
+	"github.com/latchkey-dev/latchkey/internal/authconfig/plan"
 	"github.com/latchkey-dev/latchkey/internal/cli"
 )
 
@@ -89,7 +90,7 @@ func said(fs *flag.FlagSet) []slog.Attr {
 			usual = d.DefValue
 		}
 		if value != usual && value != "" {
-			attrs = append(attrs, slog.String(f.Name, value))
+			attrs = append(attrs, slog.String(f.Name, plan.Brief(value)))
 		}
 	})
 	return attrs

@@ -152,6 +152,14 @@ func (p *Plan) defaults(k Kind) desired.Fields {
 	return nil
 }
 
+// Brief is a text as people read it: of certificates and keys the fingerprints.
+func Brief(text string) string {
+	if blocks := describe(text); len(blocks) > 0 {
+		return strings.Join(blocks, ", ")
+	}
+	return text
+}
+
 func show(value any) string {
 	switch v := value.(type) {
 	case nil:
