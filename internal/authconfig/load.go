@@ -57,6 +57,7 @@ func Load(args []string, environ func(string) string, fresh func(*Config) (set *
 	}
 	sources := c.Sources
 	c.Sources = nil
+	before := c.Vault
 	set, _ := fresh(c)
 	set.VisitAll(func(f *flag.Flag) {
 		if value := environ(EnvName(f.Name)); value != "" {
@@ -65,9 +66,11 @@ func Load(args []string, environ func(string) string, fresh func(*Config) (set *
 			}
 		}
 	})
+	before = c.oneCA(before)
 	if err := cli.Parse(set, args); err != nil {
 		return nil, set, err // as the first time, which was none
 	}
+	c.oneCA(before)
 	switch {
 	case len(c.Sources) == 0:
 		c.Sources = sources
@@ -77,6 +80,19 @@ func Load(args []string, environ func(string) string, fresh func(*Config) (set *
 	c.complete()
 	p = append(p, c.validate()...)
 	return c, set, p.err()
+}
+
+// oneCA has what came after before win where one says vault.ca, and the other
+// vault.caFile: a laptop's VAULT_CACERT over the file's bundle.
+func (c *Config) oneCA(before config.Vault) config.Vault {
+	v := &c.Vault
+	switch bundle, file := v.CA != before.CA, v.CAFile != before.CAFile; {
+	case file && !bundle && v.CAFile != "":
+		v.CA = ""
+	case bundle && !file && v.CA != "":
+		v.CAFile = ""
+	}
+	return *v
 }
 
 // Bind declares a flag for each setting that is one value.

@@ -62,6 +62,27 @@ resync: 1h
 }
 
 // Every value of the configuration is a flag and a variable, each once.
+// Vault's CA can be said in two ways, and a laptop has one of them in its
+// environment.
+func TestPrecedenceOfCAs(t *testing.T) {
+	const inFile, inEnv = "vault: {ca: bundle}", "/env/ca.crt"
+	for _, c := range []struct {
+		what, file, env string
+		args            []string
+		ca, caFile      string
+	}{
+		{"file", inFile, "", nil, "bundle", ""},
+		{"environment over file", inFile, inEnv, nil, "", inEnv},
+		{"flag over environment", "", inEnv, []string{"--vault-ca", "flag"}, "flag", ""},
+		{"flag over both", inFile, inEnv, []string{"--vault-ca-file", "/flag/ca.crt"}, "", "/flag/ca.crt"},
+	} {
+		got, err := loaded(t, c.file, map[string]string{"VAULT_ADDR": "https://vault.test", "VAULT_CACERT": c.env}, c.args...)
+		if got == nil || got.Vault.CA != c.ca || got.Vault.CAFile != c.caFile {
+			t.Errorf("%s: %+v, %v, want ca %q and caFile %q", c.what, got, err, c.ca, c.caFile)
+		}
+	}
+}
+
 func TestEveryValueIsAFlag(t *testing.T) {
 	var c Config
 	places := map[string]bool{"vault.headers": true, "serviceAccounts": true} // lists and maps that are no flags
@@ -115,8 +136,9 @@ func TestProblemsOfConfiguration(t *testing.T) {
 		{"reviewer: {discovery: true, secret: x}", nil, []string{"reviewer.discovery: true has no effect with reviewer.mode short-lived", `reviewer.secret: "x" has no effect`}},
 		{"reviewer: {rotateAfter: 59m}", nil, []string{"reviewer.rotateAfter: 59m0s (less than nine tenths of reviewer.life, 1h0m0s"}},
 		{"vault: {auth: {method: cert}}", nil, []string{`vault.auth.method: "cert" is a method for agents alone (jwt, approle, token, kubernetes)`}},
-		{"vault: {auth: {method: token}}", nil, []string{"vault.auth.tokenPath:"}},
-		{"vault: {auth: {method: kubernetes}}", nil, []string{"vault.auth.mount:"}},
+		{"vault: {auth: {method: token}}", nil, []string{"vault.auth.tokenPath: missing (an absolute path)"}},
+		{"vault: {auth: {method: kubernetes}}", nil, []string{"vault.auth.mount: missing (the path of the auth method"}},
+		{"vault: {ca: x, caFile: /y}", nil, []string{"vault.ca: caFile is set too", "vault.ca: holds no certificate"}},
 		{"sources: [{namespace: a, name: b}, {namespace: a, name: b, allowedPolicies: [\"\"]}, {namespace: A, name: \"\"}]", nil,
 			[]string{"sources[1]: a/b stands more than once", "sources[1].allowedPolicies: has an empty pattern", `sources[2].namespace: "A" is no name`, `sources[2].name: "" is no name`}},
 		{"sources: [{namespace: a, name: b, allowedNamespaces: }]", nil, []string{"sources[0].allowedNamespaces: has no value"}},

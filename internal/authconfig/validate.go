@@ -77,6 +77,9 @@ func (c *Config) validateVault(p *problems) {
 		if at == "vault.address" && c.Vault.Address == "" {
 			text = `missing (the URL of Vault, such as "https://vault.example:8200")`
 		}
+		if allowed, empty := strings.CutPrefix(text, `"" (`); empty {
+			text = "missing (" + allowed
+		}
 		p.add(at, "%s", text)
 	}
 }
