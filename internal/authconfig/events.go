@@ -95,7 +95,9 @@ const uidPatience = 5 * time.Second
 
 // newTeller writes Events through a client, until stop is called.
 func newTeller(client typedv1.CoreV1Interface, namespace string, log *slog.Logger) (t *teller, stop func()) {
-	b := record.NewBroadcaster()
+	// What is told in one round is not put together to one Event, nor dropped; of
+	// what was done beside it, some may be.
+	b := record.NewBroadcaster(record.WithCorrelatorOptions(record.CorrelatorOptions{MaxEvents: mostTold + 2, BurstSize: 2 * mostTold}))
 	b.StartRecordingToSink(&typedv1.EventSinkImpl{Interface: client.Events("")})
 	recorder := b.NewRecorder(scheme.Scheme, corev1.EventSource{Component: "latchkey-authconfig"})
 	uid := func(namespace, name string) types.UID {
@@ -113,8 +115,8 @@ func newTeller(client typedv1.CoreV1Interface, namespace string, log *slog.Logge
 func (t *teller) tell(r *Round) {
 	t.uids = nil // ConfigMaps come and go
 	if r.Look != nil {
+		t.wrong(r) // first: the API client passes on so many Events of an object, and no more
 		t.done(r)
-		t.wrong(r)
 	}
 	switch {
 	case r.Err != nil:
@@ -182,7 +184,9 @@ func (t *teller) wrong(r *Round) {
 		if told[c.object]++; told[c.object] > mostTold {
 			continue
 		}
-		if c.about != "" {
+		if c.about == "" {
+			text = "the ConfigMap " + text
+		} else {
 			text = c.about + ": " + text
 		}
 		t.log.Warn("leaving as it is: "+text, "configMap", c.object)

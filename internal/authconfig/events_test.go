@@ -2,6 +2,7 @@ package authconfig
 
 import (
 	"errors"
+	"fmt"
 	"log/slog"
 	"testing"
 	"testing/synctest"
@@ -11,6 +12,10 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/kubernetes/fake"
 	clienttesting "k8s.io/client-go/testing"
+
+	"github.com/latchkey-dev/latchkey/internal/authconfig/apply"
+	"github.com/latchkey-dev/latchkey/internal/authconfig/desired"
+	"github.com/latchkey-dev/latchkey/internal/authconfig/plan"
 )
 
 // "kubectl describe configmap" asks for the Events of that name and uid.
@@ -28,6 +33,38 @@ func TestDescribeFindsEvents(t *testing.T) {
 	teller.tell(&Round{Err: errors.New("Vault is down")})
 	if about := (<-written).InvolvedObject; about.Name != "latchkey-authconfig" || about.UID != "41ce" {
 		t.Errorf("the Event is about %s, uid %q, want that of the ConfigMap, %q", about.Name, about.UID, "41ce")
+	}
+}
+
+// The API client drops Events of an object where there are many: what is wrong
+// must not go under in what was done.
+func TestNoMistakeGoesUnder(t *testing.T) {
+	t.Parallel()
+	const mistakes = 15
+	kube := fake.NewClientset()
+	written := make(chan string, 1000)
+	kube.PrependReactor("*", "events", func(a clienttesting.Action) (bool, runtime.Object, error) {
+		if c, ok := a.(clienttesting.CreateAction); ok {
+			e := c.GetObject().(*corev1.Event)
+			written <- e.Reason + " " + e.Message
+			return true, e, nil
+		}
+		return true, &corev1.Event{}, nil
+	})
+	teller, stop := newTeller(kube.CoreV1(), "latchkey", slog.New(slog.DiscardHandler))
+	defer stop()
+	r := &Round{Look: new(Look)}
+	for i := range 100 {
+		r.Results = append(r.Results, apply.Result{Step: plan.Step{Verb: plan.Create, Kind: plan.KindRole, Name: fmt.Sprint("good", i), Source: source}})
+	}
+	for i := range mistakes {
+		r.Plan.Problems = append(r.Plan.Problems, desired.Problem{Source: source, Key: fmt.Sprintf("bad%02d", i), Text: "is empty"})
+	}
+	teller.tell(r)
+	for i := range mistakes {
+		if got, want := <-written, fmt.Sprintf("InvalidRole key bad%02d: is empty", i); got != want {
+			t.Fatalf("Event %d is %q, want %q", i, got, want)
+		}
 	}
 }
 

@@ -259,8 +259,8 @@ func TestProblemsAreToldOnce(t *testing.T) {
 		w.sources[source]["broken"] = `{"audiance": "x"}`
 		r := run(t, w, nil)
 		time.Sleep(time.Hour) // and six resyncs
-		if told := r.events(); len(told) != 2 || !strings.HasPrefix(told[0], "Normal RoleWritten wrote auth/kubernetes/role/shop") ||
-			!strings.HasPrefix(told[1], "Warning InvalidRole key broken: ") || !strings.Contains(told[1], `did you mean "audience"?`) {
+		if told := r.events(); len(told) != 2 || !strings.HasPrefix(told[1], "Normal RoleWritten wrote auth/kubernetes/role/shop") ||
+			!strings.HasPrefix(told[0], "Warning InvalidRole key broken: ") || !strings.Contains(told[0], `did you mean "audience"?`) {
 			t.Errorf("told %q", told)
 		}
 		if n := strings.Count(r.log.String(), "leaving as it is"); n != 1 {
@@ -316,8 +316,8 @@ func TestManyProblemsOfOneConfigMap(t *testing.T) {
 		if n := strings.Count(r.log.String(), "leaving as it is"); n != mostTold || !strings.Contains(r.log.String(), "and 980 more things are left as they are") {
 			t.Errorf("%d lines of log", n)
 		}
-		if told := r.events(); len(told) != mostTold+2 || !strings.Contains(told[len(told)-1], "and 980 more") {
-			t.Errorf("%d Events, the last: %s", len(told), told[len(told)-1])
+		if told := r.events(); len(told) != mostTold+2 || !strings.Contains(told[mostTold], "and 980 more") {
+			t.Errorf("%d Events: %q", len(told), told)
 		}
 		metrics := r.scrape(t)
 		if n := strings.Count(metrics, "latchkey_authconfig_invalid_role{"); n != mostSeries || !strings.Contains(metrics, `latchkey_authconfig_roles{state="invalid"} 1000`) {
