@@ -177,16 +177,16 @@ func TestAuthconfigTakesItsFile(t *testing.T) {
 	// Its login, the mount that it keeps, in which Vault and namespace, for which API
 	// server, the mode of the reviewer, the roles' audience and their sources.
 	want := map[string]string{
-		"authconfig":            "jwt jwt kubernetes/staging/backend https://vault.example.org:8200 logins short-lived vault.example.org latchkey/vault-auth-roles",
+		"authconfig":            "jwt jwt kubernetes/staging/backend https://vault.example.org:8200 logins https://kubernetes.default.svc short-lived vault.example.org latchkey/vault-auth-roles",
 		"authconfig-alone":      "jwt jwt kubernetes/production/shop https://vault.example.org platform https://production.example.org:6443 short-lived vault.example.org default/roles kube-public/roles",
-		"authconfig-approle":    "approle approle/platform kubernetes http://vault.vault:8200 short-lived vault latchkey/vault-auth-roles",
-		"authconfig-client":     "jwt jwt kubernetes https://vault.vault.svc:8200 client latchkey/vault-auth-roles",
-		"authconfig-creates":    "jwt jwt kubernetes https://vault.vault.svc:8200 long-lived vault latchkey/vault-auth-roles",
-		"authconfig-jwt":        "jwt jwt cluster https://vault.vault.svc:8200 jwt vault latchkey/vault-auth-roles",
-		"authconfig-kubernetes": "kubernetes kubernetes/platform kubernetes https://vault.vault.svc:8200 short-lived vault default/roles",
-		"authconfig-local":      "jwt jwt kubernetes https://vault.vault.svc:8200 local vault latchkey/vault-auth-roles",
-		"authconfig-long-lived": "token kubernetes https://vault.vault.svc:8200 long-lived vault latchkey/vault-auth-roles",
-		"authconfig-observed":   "jwt jwt kubernetes https://vault.vault.svc:8200 short-lived vault latchkey/vault-auth-roles",
+		"authconfig-approle":    "approle approle/platform kubernetes http://vault.vault:8200 https://kubernetes.default.svc short-lived vault latchkey/vault-auth-roles",
+		"authconfig-client":     "jwt jwt kubernetes https://vault.vault.svc:8200 https://kubernetes.default.svc client latchkey/vault-auth-roles",
+		"authconfig-creates":    "jwt jwt kubernetes https://vault.vault.svc:8200 https://kubernetes.default.svc long-lived vault latchkey/vault-auth-roles",
+		"authconfig-jwt":        "jwt jwt cluster https://vault.vault.svc:8200 https://kubernetes.default.svc jwt vault latchkey/vault-auth-roles",
+		"authconfig-kubernetes": "kubernetes kubernetes/platform kubernetes https://vault.vault.svc:8200 https://kubernetes.default.svc short-lived vault default/roles",
+		"authconfig-local":      "jwt jwt kubernetes https://vault.vault.svc:8200 https://kubernetes.default.svc local vault latchkey/vault-auth-roles",
+		"authconfig-long-lived": "token kubernetes https://vault.vault.svc:8200 https://kubernetes.default.svc long-lived vault latchkey/vault-auth-roles",
+		"authconfig-observed":   "jwt jwt kubernetes https://vault.vault.svc:8200 https://kubernetes.default.svc short-lived vault latchkey/vault-auth-roles",
 	}
 	for _, c := range authconfigCases(t) {
 		read := readFile(t, rendered(t, c))

@@ -181,16 +181,13 @@ mount:
   {{ $key }}: {{ toYaml . }}
   {{- end }}
   {{- end }}
-{{- if or $a.kubernetes.host $a.kubernetes.ca }}
+{{- /* Always there: elsewhere than in the pod authconfig has another default. */}}
 kubernetes:
-  {{- with $a.kubernetes.host }}
-  host: {{ . }}
-  {{- end }}
+  host: {{ $a.kubernetes.host | default "https://kubernetes.default.svc" }}
   {{- with $a.kubernetes.ca }}
   ca: |
     {{- . | nindent 4 }}
   {{- end }}
-{{- end }}
 {{- with include "latchkey.authconfig.audience" . }}
 audience: {{ . | quote }}
 {{- end }}
