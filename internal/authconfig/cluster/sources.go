@@ -55,6 +55,9 @@ const rootCA, rootCAKey = "kube-root-ca.crt", "ca.crt"
 // CA implements API.
 func (c *Client) CA(ctx context.Context) (string, error) {
 	m, err := c.configMap(ctx, c.Namespace, rootCA)
+	if apierrors.IsNotFound(err) {
+		return "", fmt.Errorf("%w (the cluster's controller manager makes it in each namespace: is %q there, and authconfig's, as --namespace says? or set kubernetes.ca)", err, c.Namespace)
+	}
 	if err != nil {
 		return "", err
 	}

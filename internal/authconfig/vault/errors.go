@@ -94,6 +94,9 @@ func (c *Client) failure(doing, path string, err error, secrets ...sealed.Value[
 		}
 	case errors.As(err, &answer) && answer.RawError:
 		e.Status, e.Said, e.Remedy, e.cause = answer.StatusCode, "the answer is none of Vault's", between, nil
+		if strings.Contains(strings.Join(answer.Errors, ""), "Client sent an HTTP request to an HTTPS server") { // as net/http says it
+			e.Said, e.Remedy = "Vault speaks TLS there", "begin vault.address with https://"
+		}
 	case errors.As(err, &answer):
 		e.Status, e.Said = answer.StatusCode, strings.Join(answer.Errors, "; ")
 		e.cause = nil // which would print what Vault said

@@ -323,6 +323,7 @@ func TestAnswers(t *testing.T) {
 		{"no mount", 404, `{"errors":["no handler for route \"auth/kubernetes/config\". route entry not found."]}`, "route entry not found. (404): there is no auth method at auth/kubernetes"},
 		{"a proxy's JSON", 404, `{"message":"no Route matched"}`, "answered 404 with what is no answer of Vault: is something between here and Vault?"},
 		{"a proxy's page", 404, `<html>`, "answered 404 with what is no answer of Vault"},
+		{"TLS where none is spoken", 400, "Client sent an HTTP request to an HTTPS server.\n", "Vault speaks TLS there (400): begin vault.address with https://"},
 		{"a proxy's error", 502, `<html>`, "the answer is none of Vault's (502): is something between here and Vault?"},
 		{"a standby", 307, ``, "answered 307, a redirect: a standby sends elsewhere"},
 		{"nothing", 200, `{}`, "the answer lacks what it should hold"},
