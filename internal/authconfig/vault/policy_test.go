@@ -36,7 +36,7 @@ func TestCheckMount(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	for _, bad := range []string{"", "auth/", "a//b", "kubernetes/+", "a*", `a"b`, "../x", "a/./b", "a b"} {
+	for _, bad := range []string{"", "auth/", "a//b", "kubernetes/+", "a*", `a"b`, "../x", "a..b", "a/./b", "a b"} {
 		if err := CheckMount(bad); err == nil || !strings.Contains(err.Error(), "is not a path (letters, digits") {
 			t.Errorf("%q: %v", bad, err)
 		}
