@@ -38,9 +38,9 @@ func (c *Client) Observe(ctx context.Context) (plan.Observed, error) {
 	if err != nil {
 		return o, err
 	}
-	o.Config = desired.CanonicalConfig(o.Mount.Type, config)
-	if set, ok := config["token_reviewer_jwt_set"].(bool); ok {
-		o.ReviewerToken, o.Mark = &set, plan.Mark(config)
+	o.Config, o.Mark = desired.CanonicalConfig(o.Mount.Type, config), plan.Mark(config)
+	if set, ok := config["token_reviewer_jwt_set"].(bool); ok { // an older Vault does not say
+		o.ReviewerToken = &set
 	}
 	o.Roles, err = c.roles(ctx, o.Mount.Type)
 	return o, err

@@ -56,6 +56,17 @@ func TestObserve(t *testing.T) {
 	}
 }
 
+// A Vault that does not say whether it has a reviewer token says which all the
+// same: else it would get another with each look.
+func TestObserveAnOlderVault(t *testing.T) {
+	f, c := start(t, nil)
+	f.paths(map[string]string{"sys/auth": listed, "auth/kubernetes/config": `{"data":{"kubernetes_host":"https://api","kubernetes_ca_cert":"# Reviewer token: Secret a 1\nCA"}}`})
+	o, err := c.Observe(t.Context())
+	if err != nil || o.ReviewerToken != nil || o.Mark != "Secret a 1" {
+		t.Errorf("observed is %+v (%v)", o, err)
+	}
+}
+
 func TestObserveWhereNothingIsKept(t *testing.T) {
 	for name, test := range map[string]struct {
 		mounts   string
