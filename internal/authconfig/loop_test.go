@@ -420,6 +420,35 @@ func TestRoleThatVaultDoesNotTake(t *testing.T) {
 	})
 }
 
+// Nor is it one to see later what others changed, or that Vault is back.
+func TestRoleThatVaultDoesNotTakeDelaysNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		w.fail = func(call string) error {
+			if call == "WriteRole" && w.has(reviewer.ProbeRole) {
+				return errors.New("no such field (400)")
+			}
+			return nil
+		}
+		r := run(t, w, func(c *Config) { c.Resync = config.Duration(time.Minute) })
+		time.Sleep(3 * time.Hour)
+		r.count("Observe")
+		time.Sleep(time.Hour)
+		if n := r.count("Observe"); n < 55 {
+			t.Errorf("%d looks in an hour, with one each minute asked for", n)
+		}
+		w.mu.Lock()
+		w.fail = func(string) error { return errors.New("connection refused") }
+		w.mu.Unlock()
+		r.tell(configMap("vault-auth-roles"))
+		r.count("Record")
+		time.Sleep(15 * time.Second)
+		if n := r.count("Record"); n < 4 {
+			t.Errorf("%d tries in the first 15 seconds of an outage", n)
+		}
+	})
+}
+
 // Who sets the machine's clock back does not put off what is due.
 func TestClockSetBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

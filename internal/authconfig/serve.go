@@ -201,10 +201,17 @@ func (l *loop) run(ctx context.Context, start func(tell func(change))) {
 		}
 		l.log.Debug("looked at cluster and Vault", "steps", len(r.Results), "duration", took.String(), "next", r.Next)
 		pause := time.Duration(l.keeper.config.Resync)
-		if r.Err == nil {
-			retry.Forget("")
-		} else if pause = retry.When(""); !r.onlyRolesFailed() {
-			pause = min(pause, longestRetry)
+		// A role that Vault never takes makes nothing else wait longer.
+		const roles, all = "roles", "all"
+		switch {
+		case r.Err == nil:
+			retry.Forget(roles)
+			retry.Forget(all)
+		case r.onlyRolesFailed():
+			retry.Forget(all)
+			pause = min(pause, retry.When(roles))
+		default:
+			pause = min(pause, longestRetry, retry.When(all))
 		}
 		if !r.Next.IsZero() {
 			pause = min(pause, max(0, r.Next.Sub(l.wall())))
