@@ -57,7 +57,7 @@ func Load(args []string, environ func(string) string, fresh func(*Config) (set *
 	}
 	sources := c.Sources
 	c.Sources = nil
-	before := c.Vault
+	inFile := c.Vault
 	set, _ := fresh(c)
 	set.VisitAll(func(f *flag.Flag) {
 		if value := environ(EnvName(f.Name)); value != "" {
@@ -66,11 +66,12 @@ func Load(args []string, environ func(string) string, fresh func(*Config) (set *
 			}
 		}
 	})
-	before = c.oneCA(before)
+	before := c.oneCA(inFile)
 	if err := cli.Parse(set, args); err != nil {
 		return nil, set, err // as the first time, which was none
 	}
 	c.oneCA(before)
+	c.oneLogin(inFile.Auth)
 	switch {
 	case len(c.Sources) == 0:
 		c.Sources = sources
@@ -93,6 +94,21 @@ func (c *Config) oneCA(before config.Vault) config.Vault {
 		v.CAFile = ""
 	}
 	return *v
+}
+
+// oneLogin forgets what the file says of a login by another method than the one
+// that flags or environment ask for, as they do beside the chart's file.
+func (c *Config) oneLogin(file config.Auth) {
+	a := &c.Vault.Auth
+	if a.Method == file.Method {
+		return
+	}
+	for now, before := range map[*string]string{&a.Mount: file.Mount, &a.Role: file.Role, &a.Audience: file.Audience, &a.TokenPath: file.TokenPath,
+		&a.RoleIDPath: file.RoleIDPath, &a.SecretIDPath: file.SecretIDPath, &a.SecretIDWrappingPath: file.SecretIDWrappingPath} {
+		if *now == before {
+			*now = ""
+		}
+	}
 }
 
 // Bind declares a flag for each setting that is one value.

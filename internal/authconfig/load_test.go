@@ -83,6 +83,19 @@ func TestPrecedenceOfCAs(t *testing.T) {
 	}
 }
 
+// A person's token beside the chart's file.
+func TestPrecedenceOfLogins(t *testing.T) {
+	const file = `vault: {auth: {method: approle, mount: approle, roleIDPath: /pod/role-id, secretIDPath: /pod/secret-id, namespace: team}}`
+	c, err := loaded(t, file, map[string]string{"VAULT_ADDR": "https://vault.test"}, "--auth-method", "token", "--auth-token-path", "/home/me/.vault-token")
+	if want := (config.Auth{Method: "token", TokenPath: "/home/me/.vault-token", Namespace: "team"}); err != nil || c.Vault.Auth != want {
+		t.Errorf("%+v, %v, want %+v", c.Vault.Auth, err, want)
+	}
+	c, err = loaded(t, file, map[string]string{"VAULT_ADDR": "https://vault.test"}, "--auth-role-id-path", "/home/me/role-id")
+	if want := (config.Auth{Method: "approle", Mount: "approle", RoleIDPath: "/home/me/role-id", SecretIDPath: "/pod/secret-id", Namespace: "team"}); err != nil || c.Vault.Auth != want {
+		t.Errorf("the file's method: %+v, %v, want %+v", c.Vault.Auth, err, want)
+	}
+}
+
 func TestEveryValueIsAFlag(t *testing.T) {
 	var c Config
 	places := map[string]bool{"vault.headers": true, "serviceAccounts": true} // lists and maps that are no flags
