@@ -32,6 +32,8 @@ type Keeper struct {
 	cluster   Cluster
 	vault     vault.API
 	reviewer  *reviewer.Reviewer
+
+	stored plan.Record // as known last
 }
 
 // NewKeeper returns a Keeper for authconfig's namespace. host is the API server's
@@ -91,6 +93,7 @@ func (k *Keeper) Look(ctx context.Context) (*Look, error) {
 	if err != nil {
 		return nil, err
 	}
+	k.stored = stored
 	sources, err := k.cluster.Sources(ctx, k.config.Sources)
 	if err != nil {
 		return nil, err
@@ -189,13 +192,14 @@ func (r *Round) onlyRolesFailed() bool {
 func (k *Keeper) Round(ctx context.Context) *Round {
 	look, err := k.Look(ctx)
 	if err != nil {
-		return &Round{Err: err}
+		return &Round{Record: k.stored, Err: err}
 	}
 	r := &Round{Look: look}
 	r.Results, r.Record, r.Err = apply.Run(ctx, look.Plan, apply.Deps{
 		Vault: k.vault, Records: k.cluster, Config: k.reviewer, Objects: k.cluster, Stored: look.Record,
 	})
 	r.Err = errors.Join(r.Err, k.clean(ctx, r))
+	k.stored = r.Record
 	if !look.Plan.RefusesMount() {
 		r.Next = k.reviewer.Next(r.Record)
 	} // else nothing is done about it before something else happens

@@ -541,3 +541,43 @@ func TestForeignMountIsLeftAlone(t *testing.T) {
 		}
 	})
 }
+
+// Who takes over while Vault is out of reach tells when its reviewer token ends.
+func TestEndOfTheTokenIsMeasuredWithoutVault(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		w.record = plan.Record{Version: 1, Reviewer: plan.Reviewer{Mode: reviewer.ShortLived, Secret: "latchkey-reviewer-a", Expires: time.Unix(1e9, 0)}}
+		w.fail = func(call string) error {
+			if call == "Observe" {
+				return errors.New("connection refused")
+			}
+			return nil
+		}
+		r := run(t, w, nil)
+		time.Sleep(5 * time.Second)
+		if want := "latchkey_authconfig_reviewer_token_expires_timestamp_seconds 1e+09"; !strings.Contains(r.scrape(t), want) {
+			t.Errorf("no %s in\n%s", want, r.scrape(t))
+		}
+		w.mu.Lock()
+		w.fail = nil
+		w.mu.Unlock()
+		r.tell(configMap("vault-auth-roles"))
+		time.Sleep(5 * time.Second)
+		ends := r.expires(t)
+		w.mu.Lock()
+		w.fail = func(string) error { return errors.New("connection refused") }
+		w.mu.Unlock()
+		r.tell(configMap("vault-auth-roles"))
+		time.Sleep(5 * time.Second)
+		if now := r.expires(t); now != ends || strings.Contains(now, " 1e+09") {
+			t.Errorf("what was %q is %q in an outage", ends, now)
+		}
+	})
+}
+
+func (r *running) expires(t *testing.T) string {
+	t.Helper()
+	_, rest, _ := strings.Cut(r.scrape(t), "\nlatchkey_authconfig_reviewer_token_expires_timestamp_seconds")
+	value, _, _ := strings.Cut(rest, "\n")
+	return value
+}

@@ -88,6 +88,13 @@ func (m *metrics) observe(r *Round, took time.Duration) {
 		}
 	}
 	m.reconciles.WithLabelValues(result).Inc()
+	// Without a record nothing is known of the token, which ends all the same.
+	if now := r.Record.Reviewer; now.Mode != "" {
+		m.expires.Reset()
+		if !now.Expires.IsZero() {
+			m.expires.WithLabelValues().Set(float64(now.Expires.Unix()))
+		}
+	}
 	if r.Look == nil {
 		return // of all else is known what was known before
 	}
@@ -99,13 +106,6 @@ func (m *metrics) observe(r *Round, took time.Duration) {
 		}
 		if s.Kind == plan.KindConfig && r.Due != "" {
 			m.rotations.WithLabelValues(resultOf(done.Err)).Inc()
-		}
-	}
-	// Without a record nothing is known of the token, which ends all the same.
-	if now := r.Record.Reviewer; now.Mode != "" {
-		m.expires.Reset()
-		if !now.Expires.IsZero() {
-			m.expires.WithLabelValues().Set(float64(now.Expires.Unix()))
 		}
 	}
 	m.state(r)
