@@ -4,14 +4,17 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 	"testing"
 	"testing/synctest"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes/fake"
 	clienttesting "k8s.io/client-go/testing"
+	"k8s.io/client-go/tools/record"
 
 	"github.com/latchkey-dev/latchkey/internal/authconfig/apply"
 	"github.com/latchkey-dev/latchkey/internal/authconfig/desired"
@@ -84,4 +87,15 @@ func TestTheRecordIsThereFirst(t *testing.T) {
 			t.Error("Vault is down, and the ConfigMap that the Event is about is not there")
 		}
 	})
+}
+
+// The API server takes no Event with a text that is longer.
+func TestALongTextIsCut(t *testing.T) {
+	recorder := record.NewFakeRecorder(1)
+	teller := &teller{log: slog.New(slog.DiscardHandler), recorder: recorder, uid: func(string, string) types.UID { return "" }}
+	teller.event("shop/roles", corev1.EventTypeWarning, "Refused", strings.Repeat("ä", longestEvent))
+	told := strings.TrimPrefix(<-recorder.Events, "Warning Refused ")
+	if len(told) > longestEvent || len(told) < longestEvent-3 || !strings.HasSuffix(told, "ä…") {
+		t.Errorf("%d bytes are told, which end with %q", len(told), told[len(told)-8:])
+	}
 }

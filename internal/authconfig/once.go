@@ -28,8 +28,11 @@ func Plan(ctx context.Context, o Options, out io.Writer) (differs bool, err erro
 			return false, fmt.Errorf("writing the plan: %w", err)
 		}
 	}
-	return !look.Plan.Empty() || len(look.Plan.Problems) > 0, nil
+	return look.differs(), nil
 }
+
+// differs reports whether there is anything to do, or anything that cannot be done.
+func (l *Look) differs() bool { return !l.Plan.Empty() || len(l.Plan.Problems) > 0 }
 
 // Apply does once what there is to do, and prints it. That something is refused,
 // or not understood, is an error. It holds the Lease meanwhile, so that no other
@@ -59,19 +62,20 @@ func Apply(ctx context.Context, o Options, out io.Writer) error {
 	if round == nil {
 		return context.Cause(ctx)
 	}
-	if round.Look == nil {
-		return round.Err
+	if round.Look != nil {
+		if err := round.print(out); err != nil {
+			return err
+		}
 	}
-	if err := round.print(out); err != nil {
-		return err
+	return round.outcome()
+}
+
+// outcome is nil where all that is wanted is so now.
+func (r *Round) outcome() error {
+	if r.Err != nil || r.Complete() {
+		return r.Err
 	}
-	switch n := len(round.Plan.Refused) + len(round.Plan.Problems); {
-	case round.Err != nil:
-		return round.Err
-	case n > 0:
-		return fmt.Errorf("%d of what is wanted could not be done", n)
-	}
-	return nil
+	return fmt.Errorf("%d of what is wanted could not be done", len(r.Plan.Refused)+len(r.Plan.Problems))
 }
 
 // print says what became of a round, for a person.

@@ -2,6 +2,7 @@ package vault
 
 import (
 	"context"
+	"io"
 	"net/http"
 	"strings"
 	"sync"
@@ -140,6 +141,20 @@ func TestRevokedToken(t *testing.T) {
 	f.set(func() { clear(f.tokens); f.down = true })
 	_, err := c.read(t.Context(), "sys/auth")
 	f.wantError(err, "logging in", "Vault is sealed")
+}
+
+// Where no token is good, not even a new one, one login and one more call are enough
+// to see that.
+func TestNoTokenIsGood(t *testing.T) {
+	f, c := start(t, nil)
+	f.answer = func(w http.ResponseWriter, _ *http.Request) {
+		w.WriteHeader(http.StatusForbidden)
+		_, _ = io.WriteString(w, `{"errors": ["permission denied", "invalid token"]}`)
+	}
+	_, err := c.read(t.Context(), "sys/auth")
+	f.wantError(err, "reading sys/auth: permission denied; invalid token (403)")
+	f.want(2, jwtLogin)
+	f.want(2, "GET sys/auth")
 }
 
 // However many calls meet a token that is not good any more, there is one login.
