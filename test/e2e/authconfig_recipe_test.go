@@ -34,6 +34,12 @@ func TestFromNothing(t *testing.T) {
 	if err := suite.Helm(t.Context(), "uninstall", "latchkey", "--namespace", harness.InstallNamespace, "--wait"); err != nil {
 		t.Fatal(err)
 	}
+	// What authconfig itself made outlasts an installation. A Lease that nobody gave
+	// back is waited for.
+	if err := suite.Kubectl(t.Context(), harness.InstallNamespace, "delete", "--ignore-not-found",
+		"lease/"+harness.AuthconfigName, "configmap/"+harness.AuthconfigName); err != nil {
+		t.Fatal(err)
+	}
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), 2*harness.Patience)
 		defer cancel()
