@@ -39,6 +39,7 @@ func TestExitCodes(t *testing.T) {
 		"broken.yaml": "vault: {adress: x, timeout: 5}\nresync: 1s\nreviewer: {mode: none}\n",
 		"wrong.yaml":  "vault: {adress: x}\nresync: 1s\nreviewer: {mode: none}\n",
 		"kubeconfig":  "{}",
+		"cluster":     "{clusters: [{name: c, cluster: {server: \"https://127.0.0.1:1\"}}], contexts: [{name: c, context: {cluster: c}}], current-context: c}",
 	}))
 	for _, c := range []struct {
 		args   []string
@@ -61,6 +62,8 @@ func TestExitCodes(t *testing.T) {
 		{[]string{"plan", "--config", "wrong.yaml"}, nil, 1, `reviewer.mode: "none" (local, client, long-lived, short-lived, jwt)`},
 		{[]string{"plan", "--config", "good.yaml"}, nil, 1, "--kubeconfig or $KUBECONFIG"},
 		{[]string{"plan", "--config", "good.yaml", "--kubeconfig", "kubeconfig"}, nil, 1, "reading kubeconfig kubeconfig"},
+		// Which namespace is meant nobody has said: kubectl's would be default.
+		{[]string{"plan", "--config", "good.yaml", "--kubeconfig", "cluster"}, nil, 1, "say it with --namespace or $AUTHCONFIG_NAMESPACE"},
 		{[]string{"plan", "--config", "good.yaml", "--log-level", "loud"}, nil, 1, `--log-level is "loud" (debug, info, warn, error)`},
 		{[]string{"policy", "--mount", "a b"}, nil, 1, `mount "a b" is not a path`},
 		{[]string{"keys"}, nil, 1, "--kubeconfig or $KUBECONFIG"},

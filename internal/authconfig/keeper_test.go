@@ -1,10 +1,14 @@
 package authconfig
 
 import (
+	"errors"
 	"reflect"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/latchkey-dev/latchkey/internal/authconfig/cluster"
+	"github.com/latchkey-dev/latchkey/internal/authconfig/plan"
 	"github.com/latchkey-dev/latchkey/internal/authconfig/reviewer"
 )
 
@@ -54,5 +58,30 @@ func TestWhatIsMadeInTheCluster(t *testing.T) {
 		if got := NewKeeper(configured(c.change), "latchkey", "https://api.test", true, w, w).objects(); !reflect.DeepEqual(got, c.want) {
 			t.Errorf("%s: %+v, want %+v", name, got, c.want)
 		}
+	}
+}
+
+// That a Secret which a token was bound to could not be deleted is an error, and
+// is tried again.
+func TestALeftSecretIsTold(t *testing.T) {
+	w := newWorld()
+	k := NewKeeper(configured(nil), "latchkey", "https://api.test", true, w, w)
+	if r := k.Round(t.Context()); r.Err != nil {
+		t.Fatal(r.Err)
+	}
+	w.record.Reviewer.Retired = plan.RetiredSecret{Secret: "latchkey-reviewer-b", SecretUID: "old", Delete: time.Now().Add(-time.Second)}
+	w.secrets["latchkey-reviewer-b"] = cluster.Secret{Name: "latchkey-reviewer-b", UID: "old"}
+	w.fail = func(call string) error {
+		if call == "DeleteSecret" {
+			return errors.New("denied")
+		}
+		return nil
+	}
+	if r := k.Round(t.Context()); r.Err == nil || !strings.Contains(r.Err.Error(), "deleting Secret latchkey-reviewer-b") {
+		t.Errorf("the error is %v", r.Err)
+	}
+	w.fail = nil
+	if r := k.Round(t.Context()); r.Err != nil || w.record.Reviewer.Retired.Secret != "" {
+		t.Errorf("the next round ends with %v, and the record %+v", r.Err, w.record.Reviewer)
 	}
 }
