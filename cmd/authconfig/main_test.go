@@ -75,6 +75,9 @@ func TestExitCodes(t *testing.T) {
 		if code != c.code || !strings.Contains(stderr, c.stderr) {
 			t.Errorf("%q: exit code %d, want %d with %q:\n%s", c.args, code, c.code, c.stderr, stderr)
 		}
+		if code != 0 && len(c.args) > 0 && strings.Count(stderr, "\n") > 20 {
+			t.Errorf("%q: what is wrong stands before a screen full of text:\n%s", c.args, stderr)
+		}
 		if code != 0 && out != "" {
 			t.Errorf("%q fails and prints:\n%s", c.args, out)
 		}

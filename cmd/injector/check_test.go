@@ -26,7 +26,7 @@ func TestCheckExitCodes(t *testing.T) {
 		{[]string{"--kubeconfig", broken + ".none"}, 1, "FAIL  API server: stat ", "injector: 1 failed"},
 		{[]string{"--timeout", "0s"}, 2, "", "injector check: --timeout is 0s (a duration above 0)"},
 		{[]string{"more"}, 2, "", `injector check: unexpected argument "more"`},
-		{[]string{"--nope"}, 2, "", "Usage: injector check [FLAGS]"},
+		{[]string{"--nope"}, 2, "", "injector check -h lists the flags"},
 		{[]string{"-h"}, 0, "", "Usage: injector check [FLAGS]"},
 	} {
 		code, out, stderr := call(t, "", append([]string{"check"}, c.args...)...)

@@ -125,11 +125,18 @@ func printFlags(fs *flag.FlagSet, notes func(string) string) {
 
 // Parse parses the arguments of a command that takes flags alone.
 func Parse(fs *flag.FlagSet, args []string) error {
-	switch err := fs.Parse(args); {
+	// A screen full of flags would hide what is wrong.
+	usage := fs.Usage
+	fs.Usage = func() {}
+	err := fs.Parse(args)
+	fs.Usage = usage
+	switch {
 	case errors.Is(err, flag.ErrHelp):
+		usage()
 		return err
-	case err != nil:
-		return ErrUsage // the flag package has said what is wrong
+	case err != nil: // which the flag package has told
+		fmt.Fprintf(fs.Output(), "%s -h lists the flags\n", fs.Name())
+		return ErrUsage
 	case fs.NArg() > 0:
 		return WrongUsage(fs, "unexpected argument %q", fs.Arg(0))
 	}
