@@ -84,6 +84,8 @@ type Look struct {
 	Due string
 	// Roles is how many roles are wanted and good.
 	Roles int
+	// RolesErr is why those in Vault are not known, and so left alone.
+	RolesErr error
 }
 
 // Look compares what is wanted with what is there. It changes nothing, and reads
@@ -111,7 +113,7 @@ func (k *Keeper) Look(ctx context.Context) (*Look, error) {
 		return nil, err
 	}
 	observed, err := k.vault.Observe(ctx)
-	if err != nil {
+	if err != nil && !errors.As(err, new(vault.RolesError)) {
 		return nil, err
 	}
 	target := plan.Target{
@@ -131,7 +133,7 @@ func (k *Keeper) Look(ctx context.Context) (*Look, error) {
 	}
 	known := stored.Clone()
 	known.Reviewer = review.Reviewer
-	look := &Look{Plan: plan.Compute(target, observed, known), Notes: review.Notes, Record: stored, Due: review.NewCredential, Roles: len(roles.Roles)}
+	look := &Look{Plan: plan.Compute(target, observed, known), Notes: review.Notes, Record: stored, Due: review.NewCredential, Roles: len(roles.Roles), RolesErr: err}
 	look.Plan.Add(steps, refused)
 	return look, nil
 }
@@ -198,7 +200,7 @@ func (k *Keeper) Round(ctx context.Context) *Round {
 	r.Results, r.Record, r.Err = apply.Run(ctx, look.Plan, apply.Deps{
 		Vault: k.vault, Records: k.cluster, Config: k.reviewer, Objects: k.cluster, Stored: look.Record,
 	})
-	r.Err = errors.Join(r.Err, k.clean(ctx, r))
+	r.Err = errors.Join(look.RolesErr, r.Err, k.clean(ctx, r))
 	k.stored = r.Record
 	if !look.Plan.RefusesMount() {
 		r.Next = k.reviewer.Next(r.Record)

@@ -470,3 +470,34 @@ func (r *running) expires(t *testing.T) string {
 	value, _, _ := strings.Cut(rest, "\n")
 	return value
 }
+
+// Roles that may not be looked at stay as they are, and do not keep the reviewer
+// token from being replaced.
+func TestRolesThatMayNotBeRead(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := run(t, newWorld(), nil)
+		time.Sleep(5 * time.Second)
+		r.mu.Lock()
+		r.unreadable = true
+		r.sources[source]["other"] = role
+		r.mu.Unlock()
+		r.count(writes...)
+		time.Sleep(2 * time.Hour)
+		if n := r.count("WriteConfig"); n < 3 || n > 6 {
+			t.Errorf("%d new tokens in two hours", n)
+		}
+		if n := r.count("WriteRole", "DeleteRole", "Enable"); n != 0 {
+			t.Errorf("%d other writes", n)
+		}
+		if told := strings.Join(r.events(), "\n"); !strings.Contains(told, "ReconcileFailed listing roles: permission denied") {
+			t.Errorf("told %q", told)
+		}
+		r.mu.Lock()
+		r.unreadable = false
+		r.mu.Unlock()
+		time.Sleep(2 * time.Minute)
+		if !r.has("other") || !r.has("shop") {
+			t.Errorf("Vault has %v", r.roles)
+		}
+	})
+}

@@ -28,6 +28,9 @@ func Plan(ctx context.Context, o Options, out io.Writer) (differs bool, err erro
 			return false, fmt.Errorf("writing the plan: %w", err)
 		}
 	}
+	if look.RolesErr != nil {
+		return false, fmt.Errorf("leaving all roles as they are: %w", look.RolesErr)
+	}
 	return look.differs(), nil
 }
 

@@ -2,6 +2,7 @@ package authconfig
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -42,6 +43,8 @@ type world struct {
 	token  bool
 	mark   string // in the config
 	roles  map[string]desired.Fields
+	// unreadable roles may not be looked at.
+	unreadable bool
 
 	// fail, if it is set, has a call fail; during is called in the middle of each.
 	fail   func(call string) error
@@ -182,6 +185,10 @@ func (w *world) Observe(context.Context) (plan.Observed, error) {
 	if w.mount != nil && w.mount.Type == "kubernetes" {
 		token := w.token
 		o.ReviewerToken, o.Mark = &token, w.mark
+	}
+	if w.unreadable {
+		o.Roles, o.RolesUnknown = nil, true
+		return o, vault.RolesError{Err: errors.New("listing roles: permission denied")}
 	}
 	return o, nil
 }

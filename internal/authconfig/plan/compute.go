@@ -19,8 +19,13 @@ func Compute(t Target, o Observed, r Record) Plan {
 	}}
 	if c.mount() {
 		c.tune()
-		c.config()
-		c.roles()
+		if !o.RolesUnknown {
+			c.config()
+			c.roles()
+		} else if !c.fresh && o.Config != nil {
+			// The reviewer token has to be replaced in time all the same.
+			c.config()
+		}
 	}
 	c.plan.sort()
 	return c.plan

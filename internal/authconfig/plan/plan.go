@@ -68,6 +68,8 @@ type Observed struct {
 	// Roles has all roles of the mount, by name as Vault lists them: type
 	// kubernetes has them in lower case.
 	Roles map[string]desired.Fields
+	// RolesUnknown says that they could not be looked at: nothing happens to them.
+	RolesUnknown bool
 }
 
 // Mount is an auth mount as sys/auth lists it.

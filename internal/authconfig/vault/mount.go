@@ -3,6 +3,7 @@ package vault
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -21,7 +22,7 @@ import (
 // readers is how many roles are read at a time.
 const readers = 8
 
-// Observe reads the mount, its config and all its roles, each path once.
+// Observe implements API. It reads each path once.
 func (c *Client) Observe(ctx context.Context) (plan.Observed, error) {
 	cluster, err := c.health(ctx)
 	if err != nil {
@@ -42,9 +43,25 @@ func (c *Client) Observe(ctx context.Context) (plan.Observed, error) {
 	if set, ok := config["token_reviewer_jwt_set"].(bool); ok { // an older Vault does not say
 		o.ReviewerToken = &set
 	}
-	o.Roles, err = c.roles(ctx, o.Mount.Type)
-	return o, err
+	if o.Roles, err = c.roles(ctx, o.Mount.Type); err == nil {
+		return o, nil
+	}
+	o.Roles, o.RolesUnknown = nil, true
+	var from interface{ Unavailable() bool }
+	if ctx.Err() != nil || errors.As(err, &from) && from.Unavailable() {
+		return o, err
+	}
+	return o, RolesError{err}
 }
+
+// RolesError is why the roles of a mount are not known where all else is: Vault
+// denies them, or answers nonsense for one.
+type RolesError struct{ Err error }
+
+func (e RolesError) Error() string { return e.Err.Error() }
+
+// Unwrap returns what failed.
+func (e RolesError) Unwrap() error { return e.Err }
 
 // answered has, for each type of mount that is any business of authconfig's, a
 // field that Vault's answer has in any case.

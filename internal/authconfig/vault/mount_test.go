@@ -2,6 +2,7 @@ package vault
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -261,4 +262,40 @@ func TestConfigIsReadBackWhereVaultMayNotKnowIt(t *testing.T) {
 	if len(*all) != 1 || strings.Contains((*all)[0], "token_reviewer_jwt") {
 		t.Errorf("it sent %s", *all)
 	}
+}
+
+// Roles that may not be looked at hide nothing else. A Vault that is gone does.
+func TestObserveWithoutRoles(t *testing.T) {
+	f, c := start(t, nil)
+	f.paths(map[string]string{
+		"sys/auth": listed, "auth/kubernetes/config": `{"data":{"kubernetes_host":"https://api"}}`,
+		"auth/kubernetes/role": `{"data":{"keys":["app"]}}`, "auth/kubernetes/role/app": `{"data":{"of":"a proxy"}}`,
+	})
+	see := func(name string, partial bool) {
+		t.Helper()
+		o, err := c.Observe(t.Context())
+		if got := errors.As(err, new(RolesError)); err == nil || got != partial || !o.RolesUnknown || len(o.Roles) > 0 {
+			t.Errorf("%s: %+v (%v)", name, o, err)
+		}
+		if partial && (o.Mount == nil || o.Config["kubernetes_host"] != "https://api") {
+			t.Errorf("%s: %+v", name, o)
+		}
+	}
+	see("nonsense", true)
+	f.set(func() {
+		f.deny = func(path string) bool { return strings.HasPrefix(path, "auth/kubernetes/role") }
+	})
+	see("denied", true)
+	answer := f.answer
+	f.set(func() {
+		f.deny = nil
+		f.answer = func(w http.ResponseWriter, r *http.Request) {
+			if strings.HasPrefix(r.URL.Path, "/v1/auth/kubernetes/role") {
+				w.WriteHeader(http.StatusServiceUnavailable)
+				return
+			}
+			answer(w, r)
+		}
+	})
+	see("sealed meanwhile", false)
 }

@@ -13,7 +13,8 @@ import (
 // API is what authconfig asks of Vault about one mount. Its errors name the path
 // and, where Vault denies it, the line that the policy lacks.
 type API interface {
-	// Observe reads the mount, its config and all its roles.
+	// Observe reads the mount, its config and all its roles. With a RolesError
+	// everything but the roles is there.
 	Observe(ctx context.Context) (plan.Observed, error)
 	// Enable makes the mount and returns its accessor.
 	Enable(ctx context.Context, typ string, tune plan.Tune) (accessor string, err error)
