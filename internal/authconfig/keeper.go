@@ -80,8 +80,8 @@ type Look struct {
 	Notes []string
 	// Record is the one that is stored.
 	Record plan.Record
-	// Due says why the credential in Vault is to be replaced, if it is.
-	Due string
+	// Token says that the config is to hold a reviewer token: each write of it brings one.
+	Token bool
 	// Roles is how many roles are wanted and good.
 	Roles int
 	// RolesErr is why those in Vault are not known, and so left alone.
@@ -133,7 +133,7 @@ func (k *Keeper) Look(ctx context.Context) (*Look, error) {
 	}
 	known := stored.Clone()
 	known.Reviewer = review.Reviewer
-	look := &Look{Plan: plan.Compute(target, observed, known), Notes: review.Notes, Record: stored, Due: review.NewCredential, Roles: len(roles.Roles), RolesErr: err}
+	look := &Look{Plan: plan.Compute(target, observed, known), Notes: review.Notes, Record: stored, Token: review.ReviewerToken != nil && *review.ReviewerToken, Roles: len(roles.Roles), RolesErr: err}
 	look.Plan.Add(steps, refused)
 	return look, nil
 }

@@ -54,7 +54,7 @@ func newMetrics() *metrics {
 	m.writes = m.Counter("writes_total", "Changes in Vault and in the cluster by kind, verb and result.", "kind", "verb", "result")
 	m.drift = m.Counter("drift_repaired_total", "Changes by others in Vault that were put back, by kind.", "kind")
 	m.expires = m.Gauge("reviewer_token_expires_timestamp_seconds", "End of the reviewer token in Vault, in seconds since 1970; absent where it has none.")
-	m.rotations = m.Counter("reviewer_rotations_total", "Replacements of the reviewer token, by result.", "result")
+	m.rotations = m.Counter("reviewer_rotations_total", "Reviewer tokens that were given to Vault, by result: the first one, one that is due, and one with each change of the config. None in the modes without.", "result")
 	m.probes = m.Counter("reviewer_probes_total", "Logins that were tried to prove the mount, by result; a replacement may take several.", "result")
 	m.logins = m.Counter("vault_logins_total", "Logins of authconfig itself, by result.", "result")
 	for _, of := range []*prometheus.CounterVec{m.rotations, m.probes, m.logins} {
@@ -104,7 +104,7 @@ func (m *metrics) observe(r *Round, took time.Duration) {
 		if s.Drift && done.Err == nil {
 			m.drift.WithLabelValues(string(s.Kind)).Inc()
 		}
-		if s.Kind == plan.KindConfig && r.Due != "" {
+		if s.Kind == plan.KindConfig && r.Token {
 			m.rotations.WithLabelValues(resultOf(done.Err)).Inc()
 		}
 	}
