@@ -27,7 +27,7 @@ found=$(echo "$found" | grep "^$login/ " || true)
 case "$found " in
 ' ') vault auth enable -path="$login" -description="$description" jwt ;;
 *" $description "*) ;;
-*) fail "auth/$login is there and has another purpose: choose another path (LOGIN_MOUNT)" ;;
+*) fail "auth/$login is there, and its description is not \"$description\": somebody else uses it, so choose another path (LOGIN_MOUNT)" ;;
 esac
 
 sed "s|auth/kubernetes|auth/$mount|" "$hcl" | vault policy write "$policy" -
