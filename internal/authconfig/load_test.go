@@ -139,6 +139,8 @@ func TestProblemsOfConfiguration(t *testing.T) {
 		args []string
 		want []string
 	}{
+		// What is of the wrong type is told alone: it would seem to be missing, too.
+		{"mount: {path: [a]}\nkubernetes: {host: [b]}\nresync: 1s", nil, []string{"kubernetes.host: ", "mount.path: "}},
 		{"mount: {path: a//b}", nil, []string{`mount.path: mount "a//b" is not a path`}},
 		{"mount: {defaultLeaseTTL: 2h, maxLeaseTTL: 1h}", nil, []string{"mount.defaultLeaseTTL: 2h0m0s is longer than mount.maxLeaseTTL, 1h0m0s"}},
 		{"mount: {maxLeaseTTL: 1500ms}", nil, []string{"mount.maxLeaseTTL: 1.5s (whole seconds"}},
