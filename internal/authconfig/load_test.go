@@ -139,7 +139,6 @@ func TestProblemsOfConfiguration(t *testing.T) {
 		args []string
 		want []string
 	}{
-		// What is of the wrong type is told alone: it would seem to be missing, too.
 		{"mount: {path: [a]}\nkubernetes: {host: [b]}\nresync: 1s", nil, []string{"kubernetes.host: ", "mount.path: "}},
 		{"mount: {path: a//b}", nil, []string{`mount.path: mount "a//b" is not a path`}},
 		{"mount: {defaultLeaseTTL: 2h, maxLeaseTTL: 1h}", nil, []string{"mount.defaultLeaseTTL: 2h0m0s is longer than mount.maxLeaseTTL, 1h0m0s"}},
@@ -180,6 +179,15 @@ func TestProblemsOfConfiguration(t *testing.T) {
 		if len(lines) != len(c.want) {
 			t.Errorf("%s: %d problems, want %d:\n%s", c.file, len(lines), len(c.want), err)
 		}
+	}
+}
+
+// Where a value is of the wrong type nothing of the file is taken: that what it
+// has were missing would be untrue.
+func TestWrongTypesAreToldAlone(t *testing.T) {
+	_, err := loaded(t, `vault: {address: "https://vault.test", timeout: 5}`, nil)
+	if err == nil || !strings.Contains(err.Error(), "vault.timeout: ") || strings.Contains(err.Error(), "vault.address") {
+		t.Errorf("the error is %v", err)
 	}
 }
 
