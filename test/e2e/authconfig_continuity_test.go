@@ -4,11 +4,14 @@ import (
 	"context"
 	"flag"
 	"fmt"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
+	"github.com/latchkey-dev/latchkey/test/cluster"
+	"github.com/latchkey-dev/latchkey/test/cluster/faultproxy"
 	"github.com/latchkey-dev/latchkey/test/harness"
 )
 
@@ -157,6 +160,45 @@ func TestSoakReviewerTokens(t *testing.T) {
 	if twins.alive() == 0 {
 		t.Error("none of the tokens is good")
 	}
+}
+
+// Vault is away for authconfig, for minutes in `make soak`. Pods log in all the
+// while, nothing in Vault changes, and what was asked for meanwhile is there soon
+// after.
+func TestSoakVaultAway(t *testing.T) {
+	t.Parallel()
+	s := suite.Space(t)
+	v := s.OwnVault(false)
+	s.ServiceAccount("app")
+	app := s.RoleFor("app", map[string]any{"token_type": "batch"})
+	s.SetRoles(map[string]string{"app": app})
+	proxy := proxyTo(t, cluster.NodeIP+":0", v.Root.Address(), suite.CA())
+	a := s.Authconfig(v, "vault: {address: 'https://"+proxy.Address()+"'}")
+	a.WaitLogin("app", "app", harness.Audience)
+	jwt, err := a.TryToken("app", harness.Audience, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	logins := keepLoggingIn(t, a, "app", jwt)
+
+	if err := proxy.Set(faultproxy.Mode{Fault: "refuse"}); err != nil {
+		t.Fatal(err)
+	}
+	s.SetRoles(rolesNamed(app, "app", "later"))
+	away := *soak / 4
+	every(t, away, time.Second, func() {
+		if got := a.OwnRoles(); !slices.Equal(got, []string{"app"}) {
+			t.Fatalf("while Vault is away the roles are %q", got)
+		}
+	})
+	t.Log(a.WaitSaid("connection refused"))
+	if err := proxy.Set(faultproxy.Mode{}); err != nil {
+		t.Fatal(err)
+	}
+	back := time.Now()
+	poll(t, "the new role", func() bool { return slices.Equal(a.OwnRoles(), []string{"app", "later"}) })
+	t.Logf("Vault was away for %s, and %s afterwards the roles were those of the ConfigMap", away, time.Since(back).Round(time.Second))
+	logins.end(t)
 }
 
 // An authconfig that has nothing to do reads each path of Vault once in each
