@@ -86,7 +86,6 @@ func (a *Authconfig) setUpVault() {
 	})
 }
 
-// lookForSecrets returns an error that says which secrets stand in what authconfig
 // deleteBindings deletes what is bound to ServiceAccounts of the test's namespace
 // outside of it, which authconfig leaves when it is uninstalled.
 func (s *Space) deleteBindings(ctx context.Context) error {

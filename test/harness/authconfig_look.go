@@ -31,6 +31,7 @@ func (a *Authconfig) showLogs(ctx context.Context) {
 	}
 }
 
+// lookForSecrets returns an error that says which secrets stand in what authconfig
 // counts and notes.
 func (a *Authconfig) lookForSecrets(ctx context.Context) error {
 	var errs []error
@@ -53,16 +54,32 @@ func (a *Authconfig) lookForSecrets(ctx context.Context) error {
 		return err
 	}
 	for _, p := range pods {
-		if !Ready(&p) {
-			continue
-		}
-		text, err := a.Kube.CoreV1().Pods(p.Namespace).ProxyGet("http", p.Name, "8080", "metrics", nil).DoRaw(ctx)
+		text, err := a.metricsIfReady(ctx, p.Name)
 		if err != nil {
 			return fmt.Errorf("reading the metrics of %s: %w", p.Name, err)
 		}
-		look("the metrics", string(text))
+		look("the metrics", text)
 	}
 	return errors.Join(errs...)
+}
+
+// metricsIfReady is what a pod counts; nothing where it is not ready. One that has
+// just ended is still called so for a moment.
+func (a *Authconfig) metricsIfReady(ctx context.Context, name string) (text string, err error) {
+	pods := a.Kube.CoreV1().Pods(a.Name)
+	err = poll(ctx, func() error {
+		p, err := pods.Get(ctx, name, metav1.GetOptions{})
+		if apierrors.IsNotFound(err) || err == nil && !Ready(p) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		data, err := pods.ProxyGet("http", name, "8080", "metrics", nil).DoRaw(ctx)
+		text = string(data)
+		return err
+	})
+	return text, err
 }
 
 func (a *Authconfig) pods(ctx context.Context) ([]corev1.Pod, error) {
@@ -73,7 +90,6 @@ func (a *Authconfig) pods(ctx context.Context) ([]corev1.Pod, error) {
 	return pods.Items, nil
 }
 
-// Run runs one of authconfig's commands in its pod, with its rights, and returns
 // Pods are authconfig's.
 func (a *Authconfig) Pods() []corev1.Pod {
 	a.Helper()
@@ -138,6 +154,7 @@ func (a *Authconfig) WaitSaid(parts ...string) string {
 	return said
 }
 
+// Run runs one of authconfig's commands in its pod, with its rights, and returns
 // what it printed and its exit code.
 func (a *Authconfig) Run(command string, args ...string) (out string, code int) {
 	a.Helper()
