@@ -52,8 +52,8 @@ func TestAuthconfigOutlivesFaultsOfVault(t *testing.T) {
 			}
 		}
 	}
-	asked("b-away", set(faultproxy.Mode{Fault: "refuse"}), "connection refused")
-	asked("c-sealed", set(faultproxy.Mode{Fault: "status", Status: http.StatusServiceUnavailable}), "503")
+	asked("b-away", set(faultproxy.Mode{Fault: "refuse"}), "keeping the mount", "connection refused")
+	asked("c-sealed", set(faultproxy.Mode{Fault: "status", Status: http.StatusServiceUnavailable}), "keeping the mount", "(503)")
 	set(faultproxy.Mode{})()
 	a.WaitRoles(want...)
 

@@ -123,12 +123,15 @@ func (a *Authconfig) Leader() *corev1.Pod {
 	return leader
 }
 
-// Said is what authconfig's pods have said so far.
+// Said is what authconfig's pods have said so far, but for one that has no log yet
+// or is going.
 func (a *Authconfig) Said() string {
 	a.Helper()
 	var all strings.Builder
 	for _, p := range a.Pods() {
-		all.WriteString(a.Logs(p.Name, "authconfig"))
+		if log, err := a.Cluster.Logs(a.Context(), a.Name, p.Name, "authconfig"); err == nil {
+			all.WriteString(log)
+		}
 	}
 	return all.String()
 }
@@ -189,10 +192,11 @@ func (a *Authconfig) Record() (r plan.Record) {
 // Metrics is what the leader counts.
 func (a *Authconfig) Metrics() string {
 	a.Helper()
-	text, err := a.Kube.CoreV1().Pods(a.Name).ProxyGet("http", a.Leader().Name, "8080", "metrics", nil).DoRaw(a.Context())
-	if err != nil {
-		a.Fatalf("reading authconfig's metrics: %v", err)
-	}
+	var text []byte
+	a.Eventually("the leader's metrics", func() (err error) {
+		text, err = a.Kube.CoreV1().Pods(a.Name).ProxyGet("http", a.Leader().Name, "8080", "metrics", nil).DoRaw(a.Context())
+		return err
+	})
 	return string(text)
 }
 
