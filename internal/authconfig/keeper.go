@@ -67,10 +67,7 @@ func (k *Keeper) begin(ctx context.Context) {
 
 // MountType is the type of the mount that the configuration asks for.
 func (c *Config) MountType() string {
-	if c.Reviewer.Mode == reviewer.JWT {
-		return "jwt"
-	}
-	return "kubernetes"
+	return reviewer.MountType(c.Reviewer.Mode)
 }
 
 // Look is what there is to do.

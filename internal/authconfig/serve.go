@@ -128,7 +128,7 @@ func Serve(ctx context.Context, o Options) error {
 		defer p.close(ctx)
 		go p.vault.Keep(ctx)
 		m.leader.WithLabelValues().Set(1)
-		is("keeps " + "auth/" + vault.MountPath(o.Config.Mount.Path))
+		is("keeps auth/" + vault.MountPath(o.Config.Mount.Path))
 		l := &loop{keeper: p.keeper, log: o.Log, metrics: m, teller: teller, changes: make(chan change, 64), wall: wall}
 		l.run(ctx, func(tell func(change)) {
 			patience, done := context.WithTimeout(ctx, syncPatience)

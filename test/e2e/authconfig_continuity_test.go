@@ -73,9 +73,14 @@ func (l *logins) end(t *testing.T) {
 func continuous(t *testing.T, values string) (*harness.Authconfig, *logins) {
 	t.Helper()
 	s := suite.Space(t)
-	v := s.OwnVault(false)
+	return continuousOn(t, s, s.OwnVault(false), values)
+}
+
+// continuousOn is continuous with a Vault that is there already.
+func continuousOn(t *testing.T, s *harness.Space, v *harness.Vault, values string) (*harness.Authconfig, *logins) {
+	t.Helper()
 	s.ServiceAccount("app")
-	s.SetRoles(map[string]string{"app": s.RoleFor("app", map[string]any{"token_type": "batch"})})
+	s.SetRoles(map[string]string{"app": s.RoleFor("app", batch)})
 	a := s.Authconfig(v, values)
 	a.WaitLogin("app", "app", harness.Audience)
 	jwt, err := a.TryToken("app", harness.Audience, nil)
@@ -84,6 +89,9 @@ func continuous(t *testing.T, values string) (*harness.Authconfig, *logins) {
 	}
 	return a, keepLoggingIn(t, a, "app", jwt)
 }
+
+// batch has a role make tokens that Vault does not store.
+var batch = map[string]any{"token_type": "batch"}
 
 // With two replicas the leader goes again and again, told to or killed. Each next
 // one makes a reviewer's token of its own, proves it and gives it to Vault, and no
@@ -169,22 +177,13 @@ func TestSoakVaultAway(t *testing.T) {
 	t.Parallel()
 	s := suite.Space(t)
 	v := s.OwnVault(false)
-	s.ServiceAccount("app")
-	app := s.RoleFor("app", map[string]any{"token_type": "batch"})
-	s.SetRoles(map[string]string{"app": app})
 	proxy := proxyTo(t, cluster.NodeIP+":0", v.Root.Address(), suite.CA())
-	a := s.Authconfig(v, "vault: {address: 'https://"+proxy.Address()+"'}")
-	a.WaitLogin("app", "app", harness.Audience)
-	jwt, err := a.TryToken("app", harness.Audience, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	logins := keepLoggingIn(t, a, "app", jwt)
+	a, logins := continuousOn(t, s, v, "vault: {address: 'https://"+proxy.Address()+"'}")
 
 	if err := proxy.Set(faultproxy.Mode{Fault: "refuse"}); err != nil {
 		t.Fatal(err)
 	}
-	s.SetRoles(rolesNamed(app, "app", "later"))
+	s.SetRoles(rolesNamed(s.RoleFor("app", batch), "app", "later"))
 	away := *soak / 4
 	every(t, away, time.Second, func() {
 		if got := a.OwnRoles(); !slices.Equal(got, []string{"app"}) {

@@ -53,6 +53,14 @@ const (
 // Modes are all of them.
 var Modes = []string{Local, Client, LongLived, ShortLived, JWT}
 
+// MountType is the type of mount that a mode needs.
+func MountType(mode string) string {
+	if mode == JWT {
+		return desired.JWT
+	}
+	return desired.Kubernetes
+}
+
 // ProbeRole is the role that proves a config by a login. It is bound to the
 // reviewer's ServiceAccount and grants nothing. No ConfigMap may use its name.
 const ProbeRole = "latchkey-probe"
@@ -144,9 +152,9 @@ func (r *Reviewer) Target(ctx context.Context, rec plan.Record) (Target, error) 
 		return Target{}, fmt.Errorf("reviewer mode %q is unknown: allowed are %s", r.Mode, strings.Join(Modes, ", "))
 	}
 	token := r.Mode == LongLived || r.Mode == ShortLived
-	t := Target{Type: desired.Kubernetes, Reviewer: rec.Reviewer, ReviewerToken: &token}
+	t := Target{Type: MountType(r.Mode), Reviewer: rec.Reviewer, ReviewerToken: &token}
 	if r.Mode == JWT {
-		t.Type, t.ReviewerToken = desired.JWT, nil
+		t.ReviewerToken = nil
 		if r.Audience == "" {
 			return Target{}, fmt.Errorf("reviewer mode %s needs an audience: Vault refuses a token that has one where the role names none", r.Mode)
 		}
