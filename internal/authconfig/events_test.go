@@ -75,12 +75,7 @@ func TestNoMistakeGoesUnder(t *testing.T) {
 func TestTheRecordIsThereFirst(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld()
-		w.fail = func(call string) error {
-			if call == "Observe" {
-				return errors.New("connection refused")
-			}
-			return nil
-		}
+		w.fail = away
 		r := run(t, w, nil)
 		synctest.Wait()
 		if len(r.events()) == 0 || r.count("SaveRecord") == 0 {

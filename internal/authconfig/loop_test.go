@@ -77,12 +77,7 @@ func TestChangeIsApplied(t *testing.T) {
 func TestFailureIsTriedAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld()
-		w.fail = func(call string) error {
-			if call == "Observe" {
-				return errors.New("connection refused")
-			}
-			return nil
-		}
+		w.fail = away
 		r := run(t, w, nil)
 		time.Sleep(30 * time.Second)
 		if n := r.count("Observe"); n < 4 || n > 6 {

@@ -309,3 +309,11 @@ func (r *running) scrape(t *testing.T) string {
 	r.metrics.Handler().ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/metrics", nil))
 	return w.Body.String()
 }
+
+// away is a Vault that nobody reaches.
+func away(call string) error {
+	if call == "Observe" {
+		return errors.New("connection refused")
+	}
+	return nil
+}
